@@ -1,0 +1,4 @@
+//! The `weirmq` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}
