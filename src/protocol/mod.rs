@@ -2,7 +2,11 @@
 //! and [`packet::Packet`]. Uses nothing else in the crate.
 
 pub mod codec;
+mod decode;
+mod encode;
 pub mod packet;
 pub mod properties;
+mod publish;
 pub mod reason;
 pub mod topic;
+mod wire;

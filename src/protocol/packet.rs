@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 
 use super::properties::Properties;
 use super::reason::ReasonCode;
+use super::wire::Reader;
 
 /// A Packet Identifier; zero does not exist on the wire [MQTT-2.2.1-3].
 pub type PacketId = NonZeroU16;
@@ -44,6 +45,52 @@ impl QoS {
     }
 }
 
+/// The type of a control packet, as the first four bits of the fixed header say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names are the standard's, and `Packet` says what each is")]
+pub enum PacketType {
+    Connect = 1,
+    ConnAck = 2,
+    Publish = 3,
+    PubAck = 4,
+    PubRec = 5,
+    PubRel = 6,
+    PubComp = 7,
+    Subscribe = 8,
+    SubAck = 9,
+    Unsubscribe = 10,
+    UnsubAck = 11,
+    PingReq = 12,
+    PingResp = 13,
+    Disconnect = 14,
+    Auth = 15,
+}
+
+impl PacketType {
+    /// The type of four bits; `None` for 0, which does not exist, and for more than four bits.
+    pub fn from_bits(bits: u8) -> Option<PacketType> {
+        Some(match bits {
+            1 => PacketType::Connect,
+            2 => PacketType::ConnAck,
+            3 => PacketType::Publish,
+            4 => PacketType::PubAck,
+            5 => PacketType::PubRec,
+            6 => PacketType::PubRel,
+            7 => PacketType::PubComp,
+            8 => PacketType::Subscribe,
+            9 => PacketType::SubAck,
+            10 => PacketType::Unsubscribe,
+            11 => PacketType::UnsubAck,
+            12 => PacketType::PingReq,
+            13 => PacketType::PingResp,
+            14 => PacketType::Disconnect,
+            15 => PacketType::Auth,
+            _ => return None,
+        })
+    }
+}
+
 /// An MQTT control packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
@@ -77,6 +124,29 @@ pub enum Packet<'a> {
     Disconnect(Disconnect<'a>),
     /// Extended authentication (5.0 only).
     Auth(Auth<'a>),
+}
+
+impl Packet<'_> {
+    /// The packet's type.
+    pub fn packet_type(&self) -> PacketType {
+        match self {
+            Packet::Connect(_) => PacketType::Connect,
+            Packet::ConnAck(_) => PacketType::ConnAck,
+            Packet::Publish(_) => PacketType::Publish,
+            Packet::PubAck(_) => PacketType::PubAck,
+            Packet::PubRec(_) => PacketType::PubRec,
+            Packet::PubRel(_) => PacketType::PubRel,
+            Packet::PubComp(_) => PacketType::PubComp,
+            Packet::Subscribe(_) => PacketType::Subscribe,
+            Packet::SubAck(_) => PacketType::SubAck,
+            Packet::Unsubscribe(_) => PacketType::Unsubscribe,
+            Packet::UnsubAck(_) => PacketType::UnsubAck,
+            Packet::PingReq => PacketType::PingReq,
+            Packet::PingResp => PacketType::PingResp,
+            Packet::Disconnect(_) => PacketType::Disconnect,
+            Packet::Auth(_) => PacketType::Auth,
+        }
+    }
 }
 
 /// CONNECT.
@@ -171,6 +241,19 @@ pub struct Subscribe<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscribeFilters<'a>(pub(super) &'a [u8]);
 
+impl<'a> SubscribeFilters<'a> {
+    /// Each filter with its options, in the order of the wire.
+    pub fn iter(self) -> impl Iterator<Item = (&'a str, SubscribeOptions)> + 'a {
+        let mut reader = Reader::new(self.0);
+        std::iter::from_fn(move || {
+            if reader.is_empty() {
+                return None;
+            }
+            Some((reader.str().ok()?, SubscribeOptions::from_bits(reader.u8().ok()?)?))
+        })
+    }
+}
+
 /// The Subscription Options of one filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubscribeOptions {
@@ -182,6 +265,41 @@ pub struct SubscribeOptions {
     pub retain_as_published: bool,
     /// When to send retained messages.
     pub retain_handling: RetainHandling,
+}
+
+impl SubscribeOptions {
+    /// The options of a 3.x subscription, and of a 5.0 one that says nothing more.
+    pub fn at_most(qos: QoS) -> SubscribeOptions {
+        SubscribeOptions {
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        }
+    }
+
+    /// The options of a byte whose upper two bits do not count; `None` for a QoS or Retain Handling of 3.
+    pub fn from_bits(bits: u8) -> Option<SubscribeOptions> {
+        Some(SubscribeOptions {
+            qos: QoS::from_bits(bits & 0x03)?,
+            no_local: bits & 0x04 != 0,
+            retain_as_published: bits & 0x08 != 0,
+            retain_handling: match bits >> 4 & 0x03 {
+                0 => RetainHandling::Send,
+                1 => RetainHandling::SendIfNew,
+                2 => RetainHandling::DoNotSend,
+                _ => return None,
+            },
+        })
+    }
+
+    /// The byte that says these options.
+    pub fn to_bits(self) -> u8 {
+        self.qos as u8
+            | u8::from(self.no_local) << 2
+            | u8::from(self.retain_as_published) << 3
+            | (self.retain_handling as u8) << 4
+    }
 }
 
 /// Retain Handling.
@@ -222,6 +340,14 @@ pub struct Unsubscribe<'a> {
 /// The payload of UNSUBSCRIBE, as it stands on the wire and already validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnsubscribeFilters<'a>(pub(super) &'a [u8]);
+
+impl<'a> UnsubscribeFilters<'a> {
+    /// Each filter, in the order of the wire.
+    pub fn iter(self) -> impl Iterator<Item = &'a str> + 'a {
+        let mut reader = Reader::new(self.0);
+        std::iter::from_fn(move || if reader.is_empty() { None } else { reader.str().ok() })
+    }
+}
 
 /// DISCONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
