@@ -1,4 +1,7 @@
 //! WeirMQ: an MQTT 3.1, 3.1.1 and 5.0 broker.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod escaped;
+pub mod limits;
 pub mod protocol;

@@ -1,0 +1,124 @@
+//! The configuration, parsed once into types that can hold nothing invalid, and its defaults.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::limits::{Limits, QueueRule, ShareRule};
+
+/// Most shards that one broker runs.
+pub const MAX_SHARDS: usize = 64;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Threads that own connections and sessions, 1 to [`MAX_SHARDS`].
+    pub shards: usize,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// The bounds that the broker keeps.
+    pub limits: Limits,
+    /// How share groups pick a member; always ends in a rule for `*`.
+    pub shared_subscriptions: Vec<ShareRule>,
+    /// The bounds of queues; always ends in a rule for `#`.
+    pub queues: Vec<QueueRule>,
+    /// How often the `$SYS` topics that changed are published.
+    pub sys_interval: Duration,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    /// The configuration without a file: anonymous, on loopback only.
+    fn default() -> Self {
+        Config {
+            shards: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_SHARDS)),
+            listeners: vec![ListenerConfig::default()],
+            limits: Limits::default(),
+            shared_subscriptions: vec![ShareRule::default()],
+            queues: vec![QueueRule::default()],
+            sys_interval: Duration::from_secs(10),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// One address that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where it listens.
+    pub bind: Bind,
+    /// Whether a client may connect without credentials.
+    pub allow_anonymous: bool,
+    /// Connections through this listener; 0: no limit of its own.
+    pub max_connections: usize,
+    /// TLS, if the listener speaks it.
+    pub tls: Option<TlsConfig>,
+}
+
+impl Default for ListenerConfig {
+    /// `127.0.0.1:1883`, anonymous, without TLS.
+    fn default() -> Self {
+        ListenerConfig {
+            bind: Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883))),
+            allow_anonymous: true,
+            max_connections: 0,
+            tls: None,
+        }
+    }
+}
+
+/// What a listener binds to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+}
+
+/// The TLS side of a listener. The files were readable and well-formed when the configuration was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificates to choose from by the name that the client asks for (SNI); the first one is for clients that
+    /// name none or one that no certificate has. At least one.
+    pub certificates: Vec<CertificateFiles>,
+    /// The authorities (PEM) that client certificates are checked against; with it, clients may present one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is refused; only ever true with `client_ca`.
+    pub require_client_cert: bool,
+}
+
+/// A certificate chain and its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, PEM, leaf first.
+    pub cert: PathBuf,
+    /// The leaf's private key, PEM.
+    pub key: PathBuf,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least severe level that is logged.
+    pub level: LevelFilter,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: LevelFilter::INFO, format: LogFormat::Text }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
