@@ -272,8 +272,10 @@ fn subscribe_options(version: Version, bits: u8) -> Result<SubscribeOptions, Pro
     if bits & reserved != 0 {
         return Err(ProtocolError::malformed("reserved subscription options"));
     }
-    SubscribeOptions::from_bits(bits)
-        .ok_or_else(|| ProtocolError::protocol("Maximum QoS or Retain Handling of 3"))
+    SubscribeOptions::from_bits(bits).ok_or_else(|| match version {
+        Version::V5 => ProtocolError::protocol("Maximum QoS or Retain Handling of 3"),
+        _ => ProtocolError::malformed("QoS 3 in SUBSCRIBE"),
+    })
 }
 
 fn suback(version: Version, mut reader: Reader<'_>) -> Result<SubAck<'_>, ProtocolError> {

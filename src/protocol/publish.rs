@@ -133,3 +133,108 @@ impl PublishTemplate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::codec::decode;
+    use crate::protocol::packet::{Packet, Publish};
+    use crate::protocol::properties::{Properties, PropertiesBuf, Property};
+
+    const VERSIONS: [Version; 3] = [Version::V3, Version::V4, Version::V5];
+
+    fn header<'a>(qos: QoS, payload: &[u8], properties: &'a [u8], extra: &'a [u8]) -> PublishHeader<'a> {
+        PublishHeader {
+            dup: false,
+            qos,
+            retain: false,
+            topic: "a/b",
+            packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(7) },
+            properties,
+            extra,
+            payload_len: payload.len(),
+        }
+    }
+
+    #[test]
+    fn the_length_is_known_before_the_packet() {
+        for (payload_len, extra_len) in [(0, 0), (100, 0), (117, 0), (118, 0), (16_000, 20), (2_097_152, 200)]
+        {
+            let payload = vec![b'x'; payload_len];
+            let mut extra = PropertiesBuf::new();
+            for _ in 0..extra_len {
+                extra.push(Property::SubscriptionIdentifier(1));
+            }
+            for version in VERSIONS {
+                for qos in [QoS::AtMostOnce, QoS::ExactlyOnce] {
+                    let header = header(qos, &payload, &[], extra.as_properties().raw());
+                    let mut out = Vec::new();
+                    header.encode(version, &mut out);
+                    assert_eq!(out.len() + payload_len, header.packet_len(version));
+                    out.extend_from_slice(&payload);
+                    assert!(decode(version, &out).is_ok());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_larger_than_the_wire_has_a_length() {
+        let header = PublishHeader { payload_len: 300_000_000, ..header(QoS::AtMostOnce, b"", &[], &[]) };
+        assert_eq!(header.packet_len(Version::V4), 1 + 4 + 5 + 300_000_000);
+    }
+
+    #[test]
+    fn both_lists_of_properties_are_one_on_the_wire() {
+        let (mut own, mut extra) = (PropertiesBuf::new(), PropertiesBuf::new());
+        own.push(Property::UserProperty("k", "v"));
+        extra.push(Property::MessageExpiryInterval(3));
+        extra.push(Property::SubscriptionIdentifier(4));
+        let (own, extra) = (own.as_properties().raw(), extra.as_properties().raw());
+        let header = header(QoS::AtLeastOnce, b"hi", own, extra);
+        let mut template = PublishTemplate::new();
+        template.build(Version::V5, &header, b"hi");
+        let mut out = Vec::new();
+        template.append(true, true, PacketId::new(0x0102), &mut out);
+        let whole = [own, extra].concat();
+        let expected = Publish {
+            dup: true,
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            topic: "a/b",
+            packet_id: PacketId::new(0x0102),
+            properties: Properties::from_validated(&whole),
+            payload: b"hi",
+        };
+        assert_eq!(decode(Version::V5, &out), Ok(Packet::Publish(expected)));
+        // Before 5.0 neither is written.
+        template.build(Version::V4, &header, b"hi");
+        assert_eq!(template.packet_len(), 2 + 2 + 3 + 2 + 2);
+    }
+
+    #[test]
+    fn copies_differ_in_dup_retain_and_packet_identifier_only() {
+        let mut template = PublishTemplate::default();
+        assert_eq!(template.packet_len(), 0);
+        for payload in [&b"small"[..], &[b'x'; 200], &[b'y'; 20_000]] {
+            for version in VERSIONS {
+                for (qos, id) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 0xFFFF)] {
+                    template.build(version, &header(qos, payload, &[], &[]), payload);
+                    assert_eq!(template.qos(), qos);
+                    for (dup, retain) in [(false, false), (false, true), (qos != QoS::AtMostOnce, true)] {
+                        let packet_id = PacketId::new(id);
+                        let mut expected = b"before".to_vec();
+                        let wanted =
+                            PublishHeader { dup, retain, packet_id, ..header(qos, payload, &[], &[]) };
+                        wanted.encode(version, &mut expected);
+                        expected.extend_from_slice(payload);
+                        let mut out = b"before".to_vec();
+                        template.append(dup, retain, packet_id, &mut out);
+                        assert_eq!(out, expected);
+                        assert_eq!(template.packet_len(), out.len() - 6);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -91,3 +91,112 @@ pub fn levels(topic: &str) -> usize {
 fn has_valid_length(text: &str) -> bool {
     (1..=usize::from(u16::MAX)).contains(&text.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for name in ["a", "/", "//", " ", "a/b", "$SYS/x", "é/\u{1F600}", "\u{FEFF}", &"x".repeat(65_535)] {
+            assert!(is_valid_name(name), "{name}");
+        }
+        for name in ["", "+", "#", "a+b", "a/#", "a\0b", &"x".repeat(65_536)] {
+            assert!(!is_valid_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn filters() {
+        for filter in ["a", "#", "+", "/", "+/+", "/#", "a/#", "+/a/#", "a/+/b", "$SYS/#", "a b/é"] {
+            assert!(is_valid_filter(filter), "{filter}");
+            assert_eq!(parse_filter(filter), Ok(SplitFilter { share: None, filter }));
+        }
+        for filter in
+            ["", "##", "#/", "a#", "#a", "a/#/b", "a+", "+a/b", "a/++", "+#", "a\0", &"x".repeat(65_536)]
+        {
+            assert!(!is_valid_filter(filter), "{filter}");
+            let error = parse_filter(filter).expect_err("not well formed");
+            assert_eq!(error.reason, ReasonCode::TopicFilterInvalid);
+        }
+    }
+
+    #[test]
+    fn mqtt_4_8_2_2_share_names() {
+        for (whole, share, filter) in [
+            ("$share/g/a", "g", "a"),
+            ("$share/g/a/+/#", "g", "a/+/#"),
+            ("$share/g//", "g", "/"),
+            ("$share/é /$SYS/#", "é ", "$SYS/#"),
+        ] {
+            assert_eq!(parse_filter(whole), Ok(SplitFilter { share: Some(share), filter }));
+        }
+        for whole in
+            ["$share/", "$share/g", "$share//a", "$share/g/", "$share/+/a", "$share/#/a", "$share/a+/b"]
+        {
+            assert!(parse_filter(whole).is_err(), "{whole}");
+        }
+        // Without the slash they are filters like others.
+        for whole in ["$share", "$shares/g", "share/g/a"] {
+            assert_eq!(parse_filter(whole), Ok(SplitFilter { share: None, filter: whole }));
+        }
+    }
+
+    #[test]
+    fn mqtt_4_7_1_1_multi_level_wildcard() {
+        for topic in
+            ["sport/tennis/player1", "sport/tennis/player1/ranking", "sport/tennis/player1/score/wimbledon"]
+        {
+            assert!(matches("sport/tennis/player1/#", topic), "{topic}");
+            assert!(matches("#", topic), "{topic}");
+        }
+        assert!(matches("sport/#", "sport"), "the parent level");
+        assert!(matches("sport/#", "sport/"));
+        assert!(!matches("sport/#", "sports"));
+        assert!(matches("#", "/"));
+        assert!(matches("/#", "/"));
+        assert!(!matches("/#", "a"));
+    }
+
+    #[test]
+    fn mqtt_4_7_1_2_single_level_wildcard() {
+        assert!(matches("sport/tennis/+", "sport/tennis/player1"));
+        assert!(!matches("sport/tennis/+", "sport/tennis/player1/ranking"));
+        assert!(!matches("sport/+", "sport"));
+        assert!(matches("sport/+", "sport/"));
+        assert!(matches("+/+", "/finance"));
+        assert!(matches("/+", "/finance"));
+        assert!(!matches("+", "/finance"));
+        assert!(matches("+/tennis/#", "sport/tennis"));
+        assert!(matches("+/é", "x/é"));
+    }
+
+    #[test]
+    fn mqtt_4_7_2_1_dollar_topics() {
+        assert!(!matches("#", "$SYS/a"));
+        assert!(!matches("+/a", "$SYS/a"));
+        assert!(!matches("+/monitor/Clients", "$SYS/monitor/Clients"));
+        assert!(matches("$SYS/#", "$SYS/a"));
+        assert!(matches("$SYS/+", "$SYS/a"));
+        assert!(matches("$SYS/monitor/+", "$SYS/monitor/Clients"));
+        assert!(matches("a/+", "a/$b"));
+        assert!(matches("a/#", "a/$b"));
+    }
+
+    #[test]
+    fn mqtt_4_7_3_4_no_normalization() {
+        assert!(!matches("ACCOUNTS", "Accounts"));
+        assert!(!matches("\u{E9}", "e\u{301}"));
+        assert!(matches("a /b", "a /b"));
+        assert!(!matches("/finance", "finance"));
+        assert!(!matches("a//b", "a/b"));
+        assert!(!matches("a", "a/"));
+    }
+
+    #[test]
+    fn counting_levels() {
+        for (topic, count) in [("a", 1), ("", 1), ("/", 2), ("a/b", 2), ("//a", 3), ("a/b/#", 3)] {
+            assert_eq!(levels(topic), count, "{topic}");
+        }
+    }
+}

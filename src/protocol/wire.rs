@@ -165,3 +165,49 @@ pub(super) fn put_with_len(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_byte_integers_at_their_borders() {
+        for (value, bytes) in [
+            (0, &[0][..]),
+            (127, &[0x7F]),
+            (128, &[0x80, 0x01]),
+            (16_383, &[0xFF, 0x7F]),
+            (16_384, &[0x80, 0x80, 0x01]),
+            (2_097_151, &[0xFF, 0xFF, 0x7F]),
+            (2_097_152, &[0x80, 0x80, 0x80, 0x01]),
+            (MAX_VARIABLE_BYTE_INTEGER, &[0xFF, 0xFF, 0xFF, 0x7F]),
+        ] {
+            let mut out = Vec::new();
+            put_variable(value, &mut out);
+            assert_eq!(out, bytes);
+            assert_eq!(variable_len(value), bytes.len());
+            assert_eq!(variable(bytes), Ok(Some((value as u32, bytes.len()))));
+            for end in 0..bytes.len() {
+                assert_eq!(variable(&bytes[..end]), Ok(None), "the first {end} bytes of {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_prefix_of_any_size_is_put_before_what_was_written() {
+        for len in [0, 1, 127, 128, 16_383, 16_384, 2_097_152] {
+            let mut out = vec![9];
+            put_with_len(&mut out, |out| out.resize(out.len() + len, 7));
+            let mut expected = vec![9];
+            put_variable(len, &mut expected);
+            expected.resize(expected.len() + len, 7);
+            assert!(out == expected, "{len}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "65536 bytes do not fit a field of 65,535")]
+    fn a_field_that_is_too_long_is_not_cut() {
+        put_binary(&[0; 65_536], &mut Vec::new());
+    }
+}
