@@ -1,7 +1,9 @@
 //! WeirMQ: an MQTT 3.1, 3.1.1 and 5.0 broker.
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod config;
 pub mod escaped;
 pub mod limits;
+pub mod message;
 pub mod protocol;

@@ -1,0 +1,219 @@
+//! [`Subscriptions`]: topic filter → the transient sessions of one shard that hold it. Sessions are named by their index
+//! in the shard's slab, and results are in that order.
+
+use std::rc::Rc;
+
+use crate::protocol::packet::QoS;
+
+use super::cache::TopicCache;
+use super::ids::{Grant, Identifiers, Merged};
+use super::members::Members;
+use super::trie::Trie;
+
+/// The bytes that remembered results may take.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// Roughly what a session costs in the list of a filter that it does not hold alone.
+const LISTED_BYTES: usize = 32;
+
+/// A transient session's subscription to one filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The session's index in its shard's slab.
+    pub session: u32,
+    /// Maximum QoS.
+    pub qos: QoS,
+    /// No Local.
+    pub no_local: bool,
+    /// Retain As Published.
+    pub retain_as_published: bool,
+    /// Subscription Identifier; 0 for none.
+    pub identifier: u32,
+    /// Retained publishes up to this version reach it by the retained replay, not live.
+    pub since: u64,
+}
+
+/// What became of an insertion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inserted {
+    /// The session had this filter: its subscription was replaced [MQTT-3.8.4-3], except that it keeps its `since`, so
+    /// that nothing is lost live [MQTT-3.8.4-4].
+    pub existed: bool,
+    /// Nobody on this shard had it before.
+    pub first: bool,
+}
+
+/// What became of a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The session had this filter.
+    pub existed: bool,
+    /// And nobody on this shard has it any more.
+    pub last: bool,
+}
+
+/// A session that takes a topic's messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taker {
+    /// The session's index in its shard's slab.
+    pub session: u32,
+    /// The highest of the matching subscriptions' QoS.
+    pub qos: QoS,
+    /// Whether any matching subscription asks for Retain As Published.
+    pub retain_as_published: bool,
+    /// The identifiers of all matching subscriptions.
+    pub identifiers: Identifiers,
+    /// The lowest `since` of the matching subscriptions: a retained publish above it is delivered live.
+    pub since: u64,
+}
+
+/// Topic filter → local transient sessions.
+pub struct Subscriptions {
+    filters: Trie<Members<u32, Grant>>,
+    cache: TopicCache<Found>,
+    /// Rises with every change: what the cache holds from before is void.
+    generation: u64,
+    count: usize,
+}
+
+/// Who takes a topic's messages, whoever publishes them.
+struct Found {
+    takers: Rc<[Taker]>,
+    /// The sessions among them with a No Local subscription: theirs differ when they publish themselves.
+    no_local: Box<[u32]>,
+}
+
+impl Default for Subscriptions {
+    fn default() -> Subscriptions {
+        Subscriptions::new()
+    }
+}
+
+impl Subscriptions {
+    /// No subscriptions.
+    pub fn new() -> Subscriptions {
+        Subscriptions { filters: Trie::new(), cache: TopicCache::new(CACHE_BYTES), generation: 0, count: 0 }
+    }
+
+    /// Adds `subscription` to `filter`, or replaces the session's earlier one.
+    pub fn insert(&mut self, filter: &str, subscription: Subscription) -> Inserted {
+        let Subscription { session, qos, no_local, retain_as_published, identifier, since } = subscription;
+        let mut grant = Grant { since, identifier, qos, no_local, retain_as_published };
+        let members = self.filters.get_or_insert_with(filter, || Members::None);
+        let first = members.is_empty();
+        let old = members.get(session);
+        let existed = old.is_some();
+        if let Some(old) = old {
+            grant.since = old.since;
+        }
+        members.insert(session, grant);
+        self.count += usize::from(!existed);
+        self.generation += 1;
+        Inserted { existed, first }
+    }
+
+    /// Removes `session` from `filter`.
+    pub fn remove(&mut self, filter: &str, session: u32) -> Removed {
+        let Some(members) = self.filters.get_mut(filter) else {
+            return Removed { existed: false, last: false };
+        };
+        let existed = members.remove(session).is_some();
+        let last = members.is_empty();
+        if existed {
+            self.count -= 1;
+            self.generation += 1;
+        }
+        if last {
+            self.filters.remove(filter);
+        }
+        Removed { existed, last }
+    }
+
+    /// Whether anybody on this shard holds `filter`.
+    pub fn holds(&self, filter: &str) -> bool {
+        self.filters.get(filter).is_some()
+    }
+
+    /// Who takes a message to `topic` that `publisher`, if it is a session of this shard, published. One entry a
+    /// session, in order of their indices.
+    pub fn matching(&mut self, topic: &str, publisher: Option<u32>) -> Rc<[Taker]> {
+        if let Some(found) = self.cache.get(topic, self.generation) {
+            if publisher.is_none_or(|publisher| found.no_local.binary_search(&publisher).is_err()) {
+                return Rc::clone(&found.takers);
+            }
+            return merge(&self.gather(topic, publisher));
+        }
+        let grants = self.gather(topic, None);
+        let no_local = sessions_with_no_local(&grants);
+        if publisher.is_some_and(|publisher| no_local.binary_search(&publisher).is_ok()) {
+            return merge(&self.gather(topic, publisher));
+        }
+        let takers = merge(&grants);
+        let bytes = size_of_val(&*takers)
+            + size_of_val(&*no_local)
+            + takers.iter().map(|taker| taker.identifiers.heap_bytes()).sum::<usize>();
+        let found = Found { takers: Rc::clone(&takers), no_local };
+        self.cache.insert(topic, self.generation, found, bytes);
+        takers
+    }
+
+    /// How many subscriptions there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many different filters they hold.
+    pub fn filters(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// Roughly the bytes it has reserved, its cache included.
+    pub fn bytes(&self) -> usize {
+        self.filters.bytes() + (self.count - self.filters.len()) * LISTED_BYTES + self.cache.bytes()
+    }
+
+    /// Every matching subscription but those that No Local keeps from `publisher`, by session.
+    fn gather(&self, topic: &str, publisher: Option<u32>) -> Vec<(u32, Grant)> {
+        let mut grants = Vec::new();
+        let mut filters = 0;
+        self.filters.for_each_match(topic, |members| {
+            filters += 1;
+            grants.extend(members.iter().map(|(session, grant)| (session, *grant)));
+        });
+        if filters > 1 {
+            grants.sort_by_key(|&(session, _)| session);
+        }
+        if let Some(publisher) = publisher {
+            // Before merging: a second, ordinary subscription of the publisher still matches [MQTT-3.8.3-3].
+            grants.retain(|&(session, grant)| !(grant.no_local && session == publisher));
+        }
+        grants
+    }
+}
+
+fn merge(grants: &[(u32, Grant)]) -> Rc<[Taker]> {
+    let runs = grants.chunk_by(|(left, _), (right, _)| left == right);
+    let takers = runs.map(|run| {
+        let merged = Merged::new(&run[0].1, run[1..].iter().map(|(_, grant)| grant));
+        Taker {
+            session: run[0].0,
+            qos: merged.qos,
+            retain_as_published: merged.retain_as_published,
+            identifiers: merged.identifiers,
+            since: merged.since,
+        }
+    });
+    takers.collect()
+}
+
+fn sessions_with_no_local(grants: &[(u32, Grant)]) -> Box<[u32]> {
+    let mut sessions: Vec<u32> =
+        grants.iter().filter(|(_, grant)| grant.no_local).map(|&(session, _)| session).collect();
+    sessions.dedup();
+    sessions.into()
+}
