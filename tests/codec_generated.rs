@@ -14,7 +14,9 @@ use weirmq::protocol::topic;
 
 #[path = "common/packets.rs"]
 mod packets;
-use packets::{Pool, Scratch, VERSIONS, count_from_env, mutate, packet};
+use packets::{Pool, Scratch, count_from_env, mutate, packet};
+
+const VERSIONS: [Version; 3] = [Version::V3, Version::V4, Version::V5];
 
 fn seed() -> u64 {
     count_from_env("WEIRMQ_SEED", 1)

@@ -5,9 +5,6 @@ use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
 use weirmq::protocol::reason::ReasonCode;
 
-/// Every version.
-pub const VERSIONS: [Version; 3] = [Version::V3, Version::V4, Version::V5];
-
 /// What packets borrow from: strings and bytes of all sizes, short ones mostly.
 pub struct Pool {
     topics: Vec<String>,
