@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod client;
 pub mod config;
+pub mod dev_certs;
 pub mod escaped;
 pub mod limits;
 pub mod message;
