@@ -8,4 +8,8 @@ pub mod dev_certs;
 pub mod escaped;
 pub mod limits;
 pub mod message;
+pub mod outbound;
 pub mod protocol;
+pub mod session;
+pub mod stats;
+pub mod store;

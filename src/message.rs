@@ -1,5 +1,6 @@
 //! The Application Message as the broker carries it, and the numbers that name messages, queues and peers.
 
+use std::hash::BuildHasher;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -25,6 +26,14 @@ pub struct Publisher {
     pub queue: QueueId,
     /// A hash of the Client Identifier: a share group's strategy may go by it.
     pub client_hash: u32,
+}
+
+impl Publisher {
+    /// The publisher whose session has this queue and client identifier.
+    pub fn new(queue: QueueId, client_id: &str) -> Publisher {
+        let hash = foldhash::quality::FixedState::default().hash_one(client_id);
+        Publisher { queue, client_hash: (hash >> 32) as u32 }
+    }
 }
 
 /// What a [`Message`] is made of.
@@ -119,6 +128,17 @@ impl Message {
     /// The application's bytes, shared.
     pub fn payload_bytes(&self) -> Bytes {
         self.data.slice(self.payload_start()..)
+    }
+
+    /// Whether its Message Expiry Interval has passed.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// The seconds that remain of its Message Expiry Interval, rounded up; `None` if it has none.
+    pub fn remaining_expiry(&self, now: Instant) -> Option<u32> {
+        let remaining = self.expires?.saturating_duration_since(now);
+        Some(u32::try_from(remaining.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
     }
 
     /// The bytes it counts for wherever messages are limited by bytes: its contents, and itself.

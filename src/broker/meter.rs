@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::{Overflow, QueueRule};
+use crate::protocol::topic;
 
 /// How full one queue is: messages and bytes it holds, or that are reserved for what is on its way to it.
 ///
@@ -27,6 +28,17 @@ impl QueueMeter {
             max_bytes: rule.max_bytes,
             overflow: rule.overflow,
         }
+    }
+
+    /// The meter of an empty queue that takes what `filter` matches, bounded by the most specific of `rules` that
+    /// covers it, else by the default rule.
+    pub fn for_filter(rules: &[QueueRule], filter: &str) -> QueueMeter {
+        let covering =
+            rules.iter().filter(|rule| rule.filter == filter || topic::matches(&rule.filter, filter));
+        let wildcards = |rule: &&QueueRule| rule.filter.matches(['+', '#']).count();
+        let best =
+            covering.max_by_key(|rule| (topic::levels(&rule.filter), std::cmp::Reverse(wildcards(rule))));
+        best.map_or_else(|| QueueMeter::new(&QueueRule::default()), QueueMeter::new)
     }
 
     /// What happens when it is full.

@@ -1,14 +1,19 @@
-//! The tables that say who gets a message, and the shards that own connections and sessions. No sockets, no clock,
-//! no disk: time and randomness are arguments.
+//! The broker: shards, and the tables that route messages between them. Pure: no sockets, no clock.
 
+pub mod access;
 mod cache;
+pub mod group;
 pub mod ids;
 pub mod interest;
 mod level;
 mod members;
 pub mod meter;
+pub mod outbox;
 pub mod retained;
 pub mod route;
+pub mod shard;
 pub mod shared;
 pub mod subscriptions;
+pub mod sys;
+pub mod timers;
 pub mod trie;

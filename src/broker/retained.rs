@@ -5,7 +5,7 @@
 //! so a level and all below it are neighbours, and what a filter cannot match is skipped by one search.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use crate::message::Message;
@@ -109,7 +109,8 @@ impl Retained {
     }
 
     /// Goes on from `position` through the messages that match `filter`, in order of their topics, and calls `visit`
-    /// with each, expired ones too. Looks at no more than `slice` entries, and returns whether there may be more.
+    /// with each, expired ones too. A `visit` that breaks has not taken its message: the next slice begins with it.
+    /// Looks at no more than `slice` entries, and returns whether there may be more.
     ///
     /// Between two slices the table may change: what is there all the time is visited exactly once, what comes or goes
     /// meanwhile at most once, and always with the value it has at that moment.
@@ -118,7 +119,7 @@ impl Retained {
         filter: &str,
         position: &mut Position,
         slice: usize,
-        mut visit: impl FnMut(&Arc<Message>),
+        mut visit: impl FnMut(&Arc<Message>) -> ControlFlow<()>,
     ) -> bool {
         let filter = key(filter);
         let mut left = slice.max(1);
@@ -131,9 +132,12 @@ impl Retained {
                     break;
                 }
                 left -= 1;
-                last = Some(key);
                 match judge(&filter, key) {
-                    Verdict::Match => visit(message),
+                    Verdict::Match if visit(message).is_break() => {
+                        position.0 = Bound::Included(key.clone());
+                        return true;
+                    }
+                    Verdict::Match => {}
                     Verdict::Next => {}
                     Verdict::Seek(next) => {
                         seek = Some(next);
@@ -141,6 +145,7 @@ impl Retained {
                     }
                     Verdict::Done => return false,
                 }
+                last = Some(key);
             }
             match (seek, last) {
                 (Some(next), _) => position.0 = Bound::Included(next),

@@ -1,0 +1,221 @@
+//! What a shard has to say to its peers at the end of a turn: one batch per peer, bounded by byte
+//! credit. Over the credit the shard's publishers pause; nothing else ever waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::meter::QueueMeter;
+use super::route::Route;
+use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::protocol::packet::QoS;
+use crate::session::Delivery;
+
+/// One thing that a shard tells another, or itself.
+#[derive(Debug)]
+pub enum Item {
+    /// A message, and where it goes.
+    Forward(Arc<Message>, Arc<Route>),
+    /// A group gives a message to a member.
+    Give {
+        /// The member's session.
+        session: QueueId,
+        /// The joining it is meant for.
+        token: u32,
+        /// What is given.
+        delivery: Delivery,
+    },
+    /// A member is finished with a message of its group.
+    Settled {
+        /// The group's queue.
+        group: QueueId,
+        /// The member's session.
+        session: QueueId,
+        /// The message.
+        message: MessageId,
+    },
+    /// A member's connection is gone: all that was given to it but what is kept returns.
+    Back {
+        /// The group's queue.
+        group: QueueId,
+        /// The member's session.
+        session: QueueId,
+        /// QoS 2 messages already sent stay with the session.
+        kept: Box<[MessageId]>,
+    },
+    /// A member is there and takes messages.
+    Join(Box<Join>),
+    /// A member unsubscribed, or its session ended.
+    Leave {
+        /// The group's queue.
+        group: QueueId,
+        /// The member's session.
+        session: QueueId,
+        /// What was sent already stays with the session.
+        kept: Box<[MessageId]>,
+        /// It was the last: the group ends.
+        last: bool,
+    },
+    /// The receiver has caught up: the sender's publishers may go on.
+    Credit,
+}
+
+/// A member and its terms.
+#[derive(Debug)]
+pub struct Join {
+    /// The group's queue.
+    pub group: QueueId,
+    /// `$share/NAME/FILTER` in its two parts.
+    pub name: Box<str>,
+    /// The plain filter.
+    pub filter: Box<str>,
+    /// The member's session.
+    pub session: QueueId,
+    /// Where the session lives.
+    pub peer: PeerId,
+    /// Which joining this is.
+    pub token: u32,
+    /// How many unacknowledged messages it takes at once; 0 while it has no connection.
+    pub window: u16,
+    /// Its QoS.
+    pub qos: QoS,
+    /// Its Retain As Published.
+    pub retain_as_published: bool,
+    /// Its Subscription Identifier, 0 for none.
+    pub identifier: u32,
+    /// What the group's queue holds against its limits.
+    pub meter: Arc<QueueMeter>,
+}
+
+impl Item {
+    /// The bytes it holds back while it waits; a body shared by many counts for each.
+    fn size(&self) -> usize {
+        64 + match self {
+            Item::Forward(message, _) => message.size(),
+            Item::Give { delivery, .. } => delivery.message.size(),
+            _ => 0,
+        }
+    }
+}
+
+/// What one shard tells one peer in one turn.
+#[derive(Debug)]
+pub struct Batch {
+    /// Who tells.
+    pub from: PeerId,
+    /// In order.
+    pub items: Vec<Item>,
+    /// What they hold back.
+    pub bytes: usize,
+}
+
+/// The bytes under way between every pair of peers.
+#[derive(Debug)]
+pub struct Credits {
+    peers: usize,
+    outstanding: Box<[AtomicUsize]>,
+}
+
+impl Credits {
+    /// Nothing under way between `peers` peers.
+    pub fn new(peers: usize) -> Credits {
+        Credits { peers, outstanding: (0..peers * peers).map(|_| AtomicUsize::new(0)).collect() }
+    }
+
+    fn pair(&self, from: PeerId, to: PeerId) -> &AtomicUsize {
+        &self.outstanding[usize::from(from.0) * self.peers + usize::from(to.0)]
+    }
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    items: Vec<Item>,
+    bytes: usize,
+}
+
+/// What waits to be told.
+#[derive(Debug)]
+pub struct Outbox {
+    own: PeerId,
+    /// To this shard itself: no lane, but the same order.
+    own_items: VecDeque<Item>,
+    own_bytes: usize,
+    lanes: Vec<Lane>,
+    credits: Arc<Credits>,
+    limit: usize,
+}
+
+impl Outbox {
+    /// Of the shard `own`, with `limit` bytes of credit towards each peer.
+    pub fn new(own: PeerId, credits: Arc<Credits>, limit: usize) -> Outbox {
+        let lanes = (0..credits.peers).map(|_| Lane::default()).collect();
+        Outbox { own, own_items: VecDeque::new(), own_bytes: 0, lanes, credits, limit }
+    }
+
+    /// Tells `to`, at the end of the turn.
+    pub fn push(&mut self, to: PeerId, item: Item) {
+        let size = item.size();
+        if to == self.own {
+            self.own_bytes += size;
+            self.own_items.push_back(item);
+        } else {
+            let lane = &mut self.lanes[usize::from(to.0)];
+            lane.bytes += size;
+            lane.items.push(item);
+        }
+    }
+
+    /// The next thing this shard told itself.
+    pub fn pop_own(&mut self) -> Option<Item> {
+        let item = self.own_items.pop_front()?;
+        self.own_bytes -= item.size();
+        Some(item)
+    }
+
+    /// What [`Outbox::pop_own`] would give.
+    pub fn front_own(&self) -> Option<&Item> {
+        self.own_items.front()
+    }
+
+    /// Whether there is anything to do or to tell.
+    pub fn has_work(&self) -> bool {
+        !self.own_items.is_empty() || self.lanes.iter().any(|lane| !lane.items.is_empty())
+    }
+
+    /// Whether this shard told itself something.
+    pub fn has_own(&self) -> bool {
+        !self.own_items.is_empty()
+    }
+
+    /// Everything for `to`, at the turn's end.
+    pub fn take_batch(&mut self, to: PeerId) -> Option<Batch> {
+        let lane = &mut self.lanes[usize::from(to.0)];
+        if lane.items.is_empty() {
+            return None;
+        }
+        self.credits.pair(self.own, to).fetch_add(lane.bytes, Relaxed);
+        let (items, bytes) = (std::mem::take(&mut lane.items), std::mem::take(&mut lane.bytes));
+        Some(Batch { from: self.own, items, bytes })
+    }
+
+    /// A batch from `from` has been dealt with: gives its credit back, and says so when the sender
+    /// may have been waiting for it.
+    pub fn repay(&mut self, from: PeerId, bytes: usize) {
+        let before = self.credits.pair(from, self.own).fetch_sub(bytes, Relaxed);
+        let half = self.limit / 2;
+        if before > half && before - bytes <= half {
+            self.push(from, Item::Credit);
+        }
+    }
+
+    /// Whether publishers must pause: some peer, or this shard itself, is too far behind.
+    pub fn over_credit(&self) -> bool {
+        if self.own_bytes > self.limit {
+            return true;
+        }
+        self.lanes.iter().enumerate().any(|(to, lane)| {
+            let under_way = self.credits.pair(self.own, PeerId(to as u16)).load(Relaxed);
+            lane.bytes + under_way > self.limit
+        })
+    }
+}

@@ -1,0 +1,344 @@
+//! The life of a session: CONNECT, take-over, the loss of a connection, the will, the end.
+
+use std::time::{Duration, Instant};
+
+use super::publish::Origin;
+use super::{Attach, CloseReason, Closed, ConnectionId, Shard, numbered};
+use crate::broker::access;
+use crate::broker::outbox::{Item, Join};
+use crate::message::{Message, Publisher, QueueId};
+use crate::protocol::packet::{ConnAck, Connect, Packet, Version};
+use crate::protocol::properties::{PropertiesBuf, Property};
+use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::session::link::{Answer, Link};
+use crate::session::will::Will;
+use crate::session::{Expiry, Membership, Session};
+use crate::stats::DropReason;
+use crate::store::{Record, Ticket};
+
+impl Shard {
+    /// Attaches a client. CONNACK, and whatever its session has waiting, is in the outbound buffer.
+    ///
+    /// Errors: the CONNACK reason to refuse it with; nothing has changed then.
+    pub fn connect(&mut self, now: Instant, attach: Attach<'_>) -> Result<ConnectionId, ProtocolError> {
+        let connect = attach.connect;
+        self.check_connect(connect, attach.client_id)?;
+        self.take_over(now, attach.client_id);
+        let granted = self.grant_expiry(connect);
+        let known = self.by_client.get(attach.client_id).copied();
+        let index = match known {
+            // [MQTT-3.1.2-5]: resumed.
+            Some(index) if !connect.clean_start => index,
+            Some(index) => {
+                // [MQTT-3.1.2-4]: thrown away.
+                self.end_session(now, index, DropReason::SessionEnded);
+                self.create_session(attach.client_id, granted)
+            }
+            None => self.create_session(attach.client_id, granted),
+        };
+        let session_present = known.is_some() && !connect.clean_start;
+        self.open_link(now, index, &attach, granted, session_present)
+    }
+
+    fn check_connect(&self, connect: &Connect<'_>, client_id: &str) -> Result<(), ProtocolError> {
+        let mut users = 0;
+        for property in connect.properties.iter() {
+            match property {
+                // [MQTT-4.12.0-1]
+                Property::AuthenticationMethod(method) => {
+                    let detail = format!("authentication method {method:?} is not known");
+                    return Err(ProtocolError::new(ReasonCode::BadAuthenticationMethod, detail));
+                }
+                Property::UserProperty(..) => users += 1,
+                _ => {}
+            }
+        }
+        if let Some(will) = &connect.will {
+            users += will
+                .properties
+                .iter()
+                .filter(|property| matches!(property, Property::UserProperty(..)))
+                .count();
+            self.check_topic(will.topic)?;
+            if !access::may_publish(will.topic) {
+                return Err(ProtocolError::new(
+                    ReasonCode::NotAuthorized,
+                    "the will's topic may not be published to",
+                ));
+            }
+        }
+        if users > self.core.limits.user_properties {
+            return Err(ProtocolError::new(ReasonCode::QuotaExceeded, format!("{users} User Properties")));
+        }
+        if self.sessions.len() >= self.core.limits.max_sessions && !self.by_client.contains_key(client_id) {
+            return Err(ProtocolError::new(
+                ReasonCode::QuotaExceeded,
+                "the number of sessions is at its limit",
+            ));
+        }
+        Ok(())
+    }
+
+    /// [MQTT-3.1.4-3]: a connection of the same client ends before the new one begins.
+    fn take_over(&mut self, now: Instant, client_id: &str) {
+        let Some(index) = self.by_client.get(client_id).copied() else { return };
+        let Some(link) = &self.sessions[index as usize].link else { return };
+        let connection = ConnectionId { session: index, generation: link.generation };
+        let error =
+            ProtocolError::new(ReasonCode::SessionTakenOver, "another connection took the session over");
+        self.close(now, connection, error);
+    }
+
+    /// The Session Expiry Interval as granted: before 5.0, none or for ever, within the same cap.
+    fn grant_expiry(&self, connect: &Connect<'_>) -> Expiry {
+        let asked = match connect.version {
+            Version::V5 => connect.properties.iter().find_map(|property| match property {
+                Property::SessionExpiryInterval(seconds) => Some(Expiry(seconds)),
+                _ => None,
+            }),
+            _ if connect.clean_start => None,
+            _ => Some(Expiry::NEVER),
+        };
+        let asked = asked.unwrap_or(Expiry::AT_ONCE);
+        match self.core.limits.session_expiry_max {
+            Some(most) => asked.min(Expiry(most.as_secs().min(u64::from(u32::MAX - 1)) as u32)),
+            None => asked,
+        }
+    }
+
+    fn create_session(&mut self, client_id: &str, expiry: Expiry) -> u32 {
+        let queue_id = QueueId(numbered(self.settings.id, &mut self.last_queue));
+        // Fixed for the session's life: it is persistent if it outlives its first connection.
+        let meter = (expiry != Expiry::AT_ONCE).then(|| self.meter_for("#"));
+        let index = self.sessions.insert(Session::new(client_id, queue_id, expiry, meter)) as u32;
+        self.by_client.insert(client_id.into(), index);
+        self.by_queue.insert(queue_id, index);
+        self.core.stats.sessions.add(1);
+        index
+    }
+
+    fn open_link(
+        &mut self,
+        now: Instant,
+        index: u32,
+        attach: &Attach<'_>,
+        granted: Expiry,
+        session_present: bool,
+    ) -> Result<ConnectionId, ProtocolError> {
+        let connect = attach.connect;
+        self.last_generation = self.last_generation.wrapping_add(1);
+        let generation = self.last_generation;
+        let keep_alive = self.grant_keep_alive(connect);
+        let link = Link::new(generation, connect, keep_alive, self.core.limits.max_inflight, now);
+        let properties = self.connack_properties(attach, granted, keep_alive);
+        let session = &mut self.sessions[index as usize];
+        session.expiry = granted;
+        session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
+        session.attach(link);
+        let mut cx = self.core.context(now);
+        let ticket = match session.persistent {
+            true => cx.store.push(Record::Session {
+                queue: session.queue_id,
+                client_id: &session.client_id,
+                expiry: granted.0,
+            }),
+            false => Ticket(0),
+        };
+        let connack =
+            ConnAck { session_present, reason: ReasonCode::Success, properties: properties.as_properties() };
+        session.answer(ticket, Answer::ConnAck, &Packet::ConnAck(connack), &mut cx);
+        session.pump(&mut cx);
+        self.core.stats.packets_received.add(1);
+        self.core.stats.connected.add(1);
+        self.core.stats.connections.add(1);
+        self.rejoin(index);
+        if keep_alive > 0 {
+            self.arm(index, now + keep_alive_limit(keep_alive));
+        }
+        self.after_progress(index);
+        Ok(ConnectionId { session: index, generation })
+    }
+
+    /// Seconds of Keep Alive; only 5.0 can be told another than it asked for [MQTT-3.1.2-21].
+    fn grant_keep_alive(&self, connect: &Connect<'_>) -> u16 {
+        let most = self.core.limits.keep_alive_max;
+        if connect.version < Version::V5 || most == 0 {
+            return connect.keep_alive;
+        }
+        if connect.keep_alive == 0 { most } else { connect.keep_alive.min(most) }
+    }
+
+    fn connack_properties(&self, attach: &Attach<'_>, granted: Expiry, keep_alive: u16) -> PropertiesBuf {
+        let (connect, limits) = (attach.connect, &self.core.limits);
+        let mut properties = PropertiesBuf::new();
+        if connect.version < Version::V5 {
+            return properties;
+        }
+        let (mut asked, mut response) = (Expiry::AT_ONCE, false);
+        for property in connect.properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(seconds) => asked = Expiry(seconds),
+                Property::RequestResponseInformation(wanted) => response = wanted,
+                _ => {}
+            }
+        }
+        if asked != granted {
+            properties.push(Property::SessionExpiryInterval(granted.0));
+        }
+        if limits.receive_maximum != u16::MAX {
+            properties.push(Property::ReceiveMaximum(limits.receive_maximum));
+        }
+        properties.push(Property::MaximumPacketSize(limits.max_packet_size));
+        if limits.topic_alias_maximum > 0 {
+            properties.push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
+        }
+        if attach.assigned {
+            // [MQTT-3.2.2-16]
+            properties.push(Property::AssignedClientIdentifier(attach.client_id));
+        }
+        if keep_alive != connect.keep_alive {
+            properties.push(Property::ServerKeepAlive(keep_alive));
+        }
+        let plain = !attach.client_id.contains(['+', '#', '/']);
+        if response && plain {
+            // [MQTT-3.1.2-28]: a part of the topic tree for this client's responses.
+            properties.push(Property::ResponseInformation(&format!("response/{}", attach.client_id)));
+        }
+        properties
+    }
+
+    /// Tells the groups of a resumed session that their member is back.
+    fn rejoin(&mut self, index: u32) {
+        let mut joins = Vec::new();
+        let session = &mut self.sessions[index as usize];
+        let (queue_id, window) = (session.queue_id, session.link.as_ref().map_or(0, |link| link.window));
+        for held in &mut session.subscriptions {
+            let Some(membership) = &mut held.group else { continue };
+            self.last_generation = self.last_generation.wrapping_add(1);
+            membership.token = self.last_generation;
+            let (name, filter) = share_parts(&held.filter);
+            joins.push((
+                membership.home,
+                Join {
+                    group: membership.queue,
+                    name: name.into(),
+                    filter: filter.into(),
+                    session: queue_id,
+                    peer: self.settings.id,
+                    token: membership.token,
+                    window,
+                    qos: held.options.qos,
+                    retain_as_published: held.options.retain_as_published,
+                    identifier: held.identifier,
+                    meter: membership.meter.clone(),
+                },
+            ));
+        }
+        for (home, join) in joins {
+            self.outbox.push(home, Item::Join(Box::new(join)));
+        }
+    }
+
+    /// A connection is over: the session keeps what must be kept, or ends.
+    pub(super) fn detach(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        with_will: bool,
+        reason: CloseReason,
+    ) {
+        let Some(session) = self.session_of(connection) else { return };
+        let Some(link) = session.detach(now) else { return };
+        if !with_will {
+            // [MQTT-3.14.4-3]
+            session.will = None;
+        }
+        let ends = session.expiry == Expiry::AT_ONCE;
+        let will_now = session.will.as_ref().is_some_and(|will| will.delay == 0 || ends);
+        let timeout = session.next_timeout();
+        self.closed.push_back(Closed { connection, outbound: link.outbound, reason });
+        self.core.stats.connected.sub(1);
+        self.paused.retain(|paused| paused.connection != connection);
+        self.return_to_groups(now, connection.session);
+        if will_now {
+            self.publish_will(now, connection.session);
+        }
+        if ends {
+            self.end_session(now, connection.session, DropReason::SessionEnded);
+        } else if let Some(at) = timeout {
+            self.arm(connection.session, at);
+        }
+    }
+
+    /// What the groups gave to this connection goes back to them.
+    fn return_to_groups(&mut self, now: Instant, index: u32) {
+        let session = &mut self.sessions[index as usize];
+        let queue_id = session.queue_id;
+        let memberships: Vec<Membership> =
+            session.subscriptions.iter().filter_map(|held| held.group.clone()).collect();
+        for membership in memberships {
+            let session = &mut self.sessions[index as usize];
+            let kept = session.give_back(membership.queue, true, &mut self.core.context(now)).into();
+            for held in &mut session.subscriptions {
+                if let Some(group) = &mut held.group {
+                    group.token = 0;
+                }
+            }
+            self.outbox
+                .push(membership.home, Item::Back { group: membership.queue, session: queue_id, kept });
+        }
+    }
+
+    /// [MQTT-3.1.2-8]: publishes the will, if there is one.
+    pub(super) fn publish_will(&mut self, now: Instant, index: u32) {
+        let session = &mut self.sessions[index as usize];
+        let Some(will) = session.will.take() else { return };
+        let publisher = Publisher::new(session.queue_id, &session.client_id);
+        if !access::may_publish(will.topic()) {
+            self.core.stats.count_drop(DropReason::Unauthorised, 1);
+            return;
+        }
+        let message = Message::new(will.parts(now, publisher));
+        let of = self.sessions[index as usize].queue_id;
+        // A will that is refused has nobody to be told: it is counted.
+        if let Err(refusal) = self.publish(now, message, Origin { will_of: Some(of), ..Origin::default() }) {
+            self.core.stats.count_drop(refusal.drop_reason, 1);
+        }
+    }
+
+    /// A session is over: its subscriptions, its queue and its name go.
+    pub(super) fn end_session(&mut self, now: Instant, index: u32, reason: DropReason) {
+        let filters: Vec<Box<str>> =
+            self.sessions[index as usize].subscriptions.iter().map(|held| held.filter.clone()).collect();
+        for filter in filters {
+            self.remove_subscription(now, index, &filter);
+        }
+        self.replays.forget(index);
+        let mut session = self.sessions.remove(index as usize);
+        let dropped = session.end(reason, &mut self.core.context(now));
+        if session.persistent {
+            self.core.store.push(Record::SessionEnded(session.queue_id));
+            if dropped > 0 {
+                let client_id = crate::escaped::Escaped(&session.client_id);
+                tracing::warn!(%client_id, messages = dropped, reason = reason.name(), "session ended with messages");
+            }
+        }
+        self.by_client.remove(&session.client_id);
+        self.by_queue.remove(&session.queue_id);
+        self.core.stats.sessions.sub(1);
+        if reason == DropReason::SessionExpired {
+            self.core.stats.expired.add(1);
+        }
+    }
+}
+
+/// [MQTT-3.1.2-22]: one and a half times the Keep Alive.
+pub(super) fn keep_alive_limit(keep_alive: u16) -> Duration {
+    Duration::from_millis(u64::from(keep_alive) * 1500)
+}
+
+/// The group's name and the plain filter of `$share/NAME/FILTER`, which was validated when it came.
+pub(super) fn share_parts(filter: &str) -> (&str, &str) {
+    let rest = filter.strip_prefix("$share/").unwrap_or(filter);
+    rest.split_once('/').unwrap_or((rest, ""))
+}

@@ -1,0 +1,225 @@
+//! The way out: what a peer, or this shard itself, forwarded is handed to the sessions and groups
+//! that live here. Consecutive messages with one route are delivered as a run.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shard;
+use crate::broker::group::{Give, Group, GroupContext};
+use crate::broker::meter::QueueMeter;
+use crate::broker::outbox::{Batch, Item, Join};
+use crate::broker::route::{GroupTarget, Route};
+use crate::limits::ShareRule;
+use crate::message::{Message, QueueId};
+use crate::session::Delivery;
+use crate::session::run::{Run, Terms};
+use crate::store::Record;
+
+/// How much of a run is encoded together, at most.
+const RUN_BYTES: usize = 64 * 1024;
+
+/// How many bytes a turn delivers before it lets others have the thread.
+const TURN_BYTES: usize = 256 * 1024;
+
+impl Shard {
+    /// Deals with a batch from a peer.
+    pub fn accept_batch(&mut self, now: Instant, batch: Batch) {
+        let mut items = batch.items.into_iter().peekable();
+        while let Some(item) = items.next() {
+            if let Item::Forward(message, route) = item {
+                self.begin_run(message);
+                while let Some(Item::Forward(message, _)) = items.next_if(|next| self.continues(next, &route))
+                {
+                    self.run_messages.push(message);
+                }
+                self.deliver_messages(now, &route);
+            } else {
+                self.accept(now, item);
+            }
+        }
+        self.outbox.repay(batch.from, batch.bytes);
+    }
+
+    /// Deals with what this shard told itself and with retained replays, for one turn; whether there
+    /// is more.
+    pub fn work(&mut self, now: Instant) -> bool {
+        let mut done = 0;
+        while done < TURN_BYTES {
+            let Some(item) = self.outbox.pop_own() else { break };
+            if let Item::Forward(message, route) = item {
+                self.begin_run(message);
+                while self.outbox.front_own().is_some_and(|next| self.continues(next, &route))
+                    && let Some(Item::Forward(message, _)) = self.outbox.pop_own()
+                {
+                    self.run_messages.push(message);
+                }
+                done += self.deliver_messages(now, &route);
+            } else {
+                self.accept(now, item);
+                done += 64;
+            }
+        }
+        self.replay_turn(now);
+        self.outbox.has_own() || self.replays.has_work()
+    }
+
+    fn begin_run(&mut self, message: Arc<Message>) {
+        self.run_messages.clear();
+        self.run_messages.push(message);
+    }
+
+    /// Whether an item goes on with the present run: the same route, the same publisher, and room.
+    fn continues(&self, next: &Item, route: &Arc<Route>) -> bool {
+        let Item::Forward(message, other_route) = next else { return false };
+        let publisher = |message: &Message| message.publisher.map(|publisher| publisher.queue);
+        let Some(first) = self.run_messages.first() else { return false };
+        Arc::ptr_eq(other_route, route)
+            && publisher(message) == publisher(first)
+            && self.run_messages.len() * first.size() < RUN_BYTES
+    }
+
+    /// Delivers the run that was gathered; about how many bytes that were.
+    fn deliver_messages(&mut self, now: Instant, route: &Route) -> usize {
+        let mut messages = std::mem::take(&mut self.run_messages);
+        let bytes: usize = messages.iter().map(|message| message.size()).sum();
+        let takers = self.deliver(now, route, &messages);
+        messages.clear();
+        self.run_messages = messages;
+        bytes * takers.max(1)
+    }
+
+    /// Deals with an item that is not a message.
+    fn accept(&mut self, now: Instant, item: Item) {
+        match item {
+            Item::Forward(..) | Item::Credit => {}
+            Item::Give { session, token, delivery } => self.given(now, session, token, delivery),
+            Item::Join(join) => self.join(now, *join),
+            Item::Settled { group, session, message } => {
+                self.with_group(now, group, |group, cx, give| group.settled(session, message, cx, give));
+            }
+            Item::Back { group, session, kept } => {
+                self.with_group(now, group, |group, cx, give| group.back(session, &kept, cx, give));
+            }
+            Item::Leave { group, session, kept, last } => {
+                self.with_group(now, group, |group, cx, give| group.leave(session, &kept, cx, give));
+                if last {
+                    self.end_group(now, group);
+                }
+            }
+        }
+    }
+
+    /// Hands a run to everyone here who wants it; how many takers there were.
+    fn deliver(&mut self, now: Instant, route: &Route, messages: &[Arc<Message>]) -> usize {
+        let mut run = std::mem::take(&mut self.run);
+        run.begin();
+        let own = self.settings.id;
+        let mut takers = 0;
+        for target in route.queues.iter().filter(|target| target.home == own) {
+            let Some(index) = self.by_queue.get(&target.queue).copied() else { continue };
+            let terms = Terms {
+                qos: target.qos,
+                retain_as_published: target.retain_as_published,
+                identifiers: &target.identifiers,
+                since: target.since,
+                metered: true,
+            };
+            let session = &mut self.sessions[index as usize];
+            session.deliver_run(&mut run, messages, terms, &mut self.core.context(now));
+            self.after_progress(index);
+            takers += 1;
+        }
+        if route.peers.contains(own) {
+            takers += self.deliver_transient(now, messages, &mut run);
+        }
+        self.run = run;
+        for target in route.groups.iter().filter(|target| target.home == own) {
+            takers += 1;
+            self.offer(now, target, messages);
+        }
+        takers
+    }
+
+    fn deliver_transient(&mut self, now: Instant, messages: &[Arc<Message>], run: &mut Run) -> usize {
+        let Some(first) = messages.first() else { return 0 };
+        let publisher = first.publisher.and_then(|publisher| self.by_queue.get(&publisher.queue).copied());
+        let takers = self.subscriptions.matching(first.topic(), publisher);
+        for taker in takers.iter() {
+            let terms = Terms {
+                qos: taker.qos,
+                retain_as_published: taker.retain_as_published,
+                identifiers: &taker.identifiers,
+                since: taker.since,
+                metered: false,
+            };
+            let Some(session) = self.sessions.get_mut(taker.session as usize) else { continue };
+            session.deliver_run(run, messages, terms, &mut self.core.context(now));
+            self.after_progress(taker.session);
+        }
+        takers.len()
+    }
+
+    /// Offers a run to a share group that lives here. The first message may overtake the joining that
+    /// made the group, so Interest is asked whether an unknown group exists.
+    fn offer(&mut self, now: Instant, target: &GroupTarget, messages: &[Arc<Message>]) {
+        let queue = target.queue;
+        if !self.know_group(queue, &target.filter, &target.group, &target.meter) {
+            return;
+        }
+        for message in messages {
+            self.with_group(now, queue, |group, cx, give| group.offer(message, cx, give));
+        }
+    }
+
+    fn know_group(&mut self, queue: QueueId, filter: &str, name: &str, meter: &Arc<QueueMeter>) -> bool {
+        if self.groups.contains_key(&queue) {
+            return true;
+        }
+        if !self.shared.interest().has_group(filter, name, queue) {
+            return false;
+        }
+        let strategy = ShareRule::strategy(&self.settings.share_rules, name);
+        self.groups.insert(queue, Group::new(queue, strategy, meter.clone()));
+        true
+    }
+
+    fn join(&mut self, now: Instant, join: Join) {
+        if self.know_group(join.group, &join.filter, &join.name, &join.meter) {
+            let queue = join.group;
+            self.with_group(now, queue, |group, cx, give| group.join(join, cx, give));
+        }
+    }
+
+    fn end_group(&mut self, now: Instant, queue: QueueId) {
+        let Some(mut group) = self.groups.remove(&queue) else { return };
+        let dropped = group.end(&mut self.core.group_context(now));
+        self.core.store.push(Record::GroupEnded(queue));
+        if dropped > 0 {
+            tracing::warn!(messages = dropped, "share group ended with messages");
+        }
+    }
+
+    fn with_group(
+        &mut self,
+        now: Instant,
+        queue: QueueId,
+        step: impl FnOnce(&mut Group, &mut GroupContext<'_>, Give<'_>),
+    ) {
+        let Some(group) = self.groups.get_mut(&queue) else { return };
+        let mut cx = self.core.group_context(now);
+        let outbox = &mut self.outbox;
+        step(group, &mut cx, &mut |peer, item| outbox.push(peer, item));
+    }
+
+    /// A group gives a message to a member that lives here. One meant for an earlier joining is not
+    /// wanted: what that joining returned to the group covers it.
+    fn given(&mut self, now: Instant, queue: QueueId, token: u32, delivery: Delivery) {
+        let Some(index) = self.by_queue.get(&queue).copied() else { return };
+        let session = &mut self.sessions[index as usize];
+        if session.membership(delivery.from).is_none_or(|membership| membership.token != token) {
+            return;
+        }
+        session.deliver(delivery, &mut self.core.context(now));
+        self.after_progress(index);
+    }
+}

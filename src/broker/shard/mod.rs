@@ -1,0 +1,485 @@
+//! A shard: the sessions of one thread and everything that happens to them. It is pure: bytes, time
+//! and batches go in; bytes and batches come out. The shell in `net` moves them.
+
+mod connect;
+mod deliver;
+mod publish;
+mod replay;
+mod subscribe;
+mod timeout;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use slab::Slab;
+
+use super::group::{Group, GroupContext};
+use super::outbox::{Batch, Credits, Item, Outbox};
+use super::route::RouteCache;
+use super::shared::Shared;
+use super::subscriptions::Subscriptions;
+use super::sys::SysTopics;
+use super::timers::{Entry, Timers};
+use crate::limits::{Limits, QueueRule, ShareRule};
+use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::outbound::Outbound;
+use crate::protocol::codec;
+use crate::protocol::packet::{Connect, Disconnect, Packet, Version};
+use crate::protocol::properties::Properties;
+use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::session::run::Run;
+use crate::session::{Action, Context, Session};
+use crate::stats::Stats;
+use crate::store::Store;
+
+use replay::Replays;
+
+/// A connection: a slot of the shard's session table, and which of the session's connections it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    /// Index into the sessions.
+    pub session: u32,
+    /// Rises with every connection of the shard.
+    pub generation: u32,
+}
+
+/// A CONNECT that has been authenticated.
+#[derive(Debug)]
+pub struct Attach<'a> {
+    /// The packet.
+    pub connect: &'a Connect<'a>,
+    /// Its client identifier, or the one that was assigned.
+    pub client_id: &'a str,
+    /// Whether it was assigned.
+    pub assigned: bool,
+    /// Where the client is.
+    pub address: SocketAddr,
+}
+
+/// How far [`Shard::receive`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of whole packets that were dealt with.
+    pub consumed: usize,
+    /// What to do next.
+    pub state: ReceiveState,
+}
+
+/// What the shell does after [`Shard::receive`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiveState {
+    /// Read on.
+    Open,
+    /// Read no more until the connection appears in [`Shard::next_resumed`].
+    Paused,
+    /// The connection is gone; it appears in [`Shard::next_closed`].
+    Closed,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client sent DISCONNECT.
+    Disconnected,
+    /// The transport ended without one.
+    Lost,
+    /// The server ended it.
+    Server(ProtocolError),
+}
+
+/// A connection that the shard has let go of.
+#[derive(Debug)]
+pub struct Closed {
+    /// Which.
+    pub connection: ConnectionId,
+    /// The last bytes to write before the socket is shut.
+    pub outbound: Outbound,
+    /// Why.
+    pub reason: CloseReason,
+}
+
+/// What a shard is made with.
+#[derive(Clone, Debug)]
+pub struct ShardSettings {
+    /// Its number.
+    pub id: PeerId,
+    /// How many there are.
+    pub peers: u16,
+    /// Of its randomness.
+    pub seed: u64,
+    /// The broker's limits.
+    pub limits: Arc<Limits>,
+    /// Which strategy each share group uses.
+    pub share_rules: Arc<[ShareRule]>,
+    /// The limits of durable queues.
+    pub queue_rules: Arc<[QueueRule]>,
+    /// How often `$SYS` topics are brought up to date; zero for never.
+    pub sys_interval: Duration,
+    /// Every shard's counters, in the order of their numbers.
+    pub stats: Arc<[Arc<Stats>]>,
+    /// The bytes under way between shards.
+    pub credits: Arc<Credits>,
+}
+
+/// A publisher that waits.
+#[derive(Clone, Copy, Debug)]
+struct Paused {
+    connection: ConnectionId,
+    /// Since when, if a full queue is the cause; else it waits for a peer.
+    full_since: Option<Instant>,
+}
+
+/// A shard.
+pub struct Shard {
+    settings: ShardSettings,
+    shared: Arc<Shared>,
+    core: Core,
+    sessions: Slab<Session>,
+    by_client: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    by_queue: HashMap<QueueId, u32, foldhash::fast::RandomState>,
+    groups: HashMap<QueueId, Group, foldhash::fast::RandomState>,
+    subscriptions: Subscriptions,
+    routes: RouteCache,
+    outbox: Outbox,
+    timers: Timers,
+    replays: Replays,
+    sys: SysTopics,
+    dirty: VecDeque<ConnectionId>,
+    closed: VecDeque<Closed>,
+    paused: Vec<Paused>,
+    resumed: VecDeque<ConnectionId>,
+    /// When publishers that a full queue holds back look again.
+    retry_at: Option<Instant>,
+    retained_warned: Option<Instant>,
+    run: Run,
+    run_messages: Vec<Arc<Message>>,
+    last_queue: u64,
+    last_message: u64,
+    last_generation: u32,
+}
+
+/// What every step of a session or a group borrows, apart from the tables.
+struct Core {
+    store: Box<dyn Store>,
+    limits: Arc<Limits>,
+    stats: Arc<Stats>,
+    random: fastrand::Rng,
+    scratch: Vec<u8>,
+    settled: Vec<(QueueId, MessageId)>,
+    outbound_limit: usize,
+}
+
+impl Core {
+    fn context(&mut self, now: Instant) -> Context<'_> {
+        Context {
+            now,
+            store: self.store.as_mut(),
+            limits: &self.limits,
+            outbound_limit: self.outbound_limit,
+            stats: &self.stats,
+            scratch: &mut self.scratch,
+            settled: &mut self.settled,
+        }
+    }
+
+    fn group_context(&mut self, now: Instant) -> GroupContext<'_> {
+        GroupContext { now, store: self.store.as_mut(), stats: &self.stats, random: &mut self.random }
+    }
+}
+
+/// Numbers given out by a shard carry the shard in their top 16 bits, so that they are unique in the
+/// process without a shared counter.
+fn numbered(shard: PeerId, counter: &mut u64) -> u64 {
+    *counter += 1;
+    (u64::from(shard.0) + 1) << 48 | *counter
+}
+
+impl Shard {
+    /// A shard without sessions.
+    pub fn new(settings: ShardSettings, shared: Arc<Shared>, store: Box<dyn Store>, now: Instant) -> Shard {
+        let limits = settings.limits.clone();
+        let core = Core {
+            store,
+            stats: settings.stats[usize::from(settings.id.0)].clone(),
+            random: fastrand::Rng::with_seed(settings.seed),
+            scratch: Vec::new(),
+            settled: Vec::new(),
+            outbound_limit: limits.outbound_buffer,
+            limits,
+        };
+        let outbox = Outbox::new(settings.id, settings.credits.clone(), settings.limits.lane_bytes);
+        let sys = SysTopics::new(now, settings.sys_interval, settings.id == PeerId(0));
+        Shard {
+            shared,
+            core,
+            sessions: Slab::new(),
+            by_client: HashMap::default(),
+            by_queue: HashMap::default(),
+            groups: HashMap::default(),
+            subscriptions: Subscriptions::new(),
+            routes: RouteCache::default(),
+            outbox,
+            timers: Timers::new(now),
+            replays: Replays::default(),
+            sys,
+            dirty: VecDeque::new(),
+            closed: VecDeque::new(),
+            paused: Vec::new(),
+            resumed: VecDeque::new(),
+            retry_at: None,
+            retained_warned: None,
+            run: Run::default(),
+            run_messages: Vec::new(),
+            last_queue: 0,
+            last_message: 0,
+            last_generation: 0,
+            settings,
+        }
+    }
+
+    fn session_of(&mut self, connection: ConnectionId) -> Option<&mut Session> {
+        live(&mut self.sessions, connection)
+    }
+
+    /// Takes bytes from a connection: whole packets are dealt with, the rest is left to the caller.
+    pub fn receive(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) -> Received {
+        let mut consumed = 0;
+        let state = loop {
+            match self.receive_packet(now, connection, &bytes[consumed..]) {
+                Ok(Step::Packet(len)) => consumed += len,
+                Ok(Step::Incomplete) => break ReceiveState::Open,
+                Ok(Step::Paused) => break ReceiveState::Paused,
+                Ok(Step::Closed) => break ReceiveState::Closed,
+                Err(error) => {
+                    self.close(now, connection, error);
+                    break ReceiveState::Closed;
+                }
+            }
+        };
+        self.core.stats.bytes_received.add(consumed as u64);
+        self.after_progress(connection.session);
+        Received { consumed, state }
+    }
+
+    fn receive_packet(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        bytes: &[u8],
+    ) -> Result<Step, ProtocolError> {
+        let (max, over_credit) = (self.core.limits.max_packet_size, self.outbox.over_credit());
+        let Some(session) = live(&mut self.sessions, connection) else { return Ok(Step::Closed) };
+        let Some(link) = &mut session.link else { return Ok(Step::Closed) };
+        let Some(len) = codec::frame(Some(link.version), bytes, max)?.filter(|len| *len <= bytes.len())
+        else {
+            return Ok(Step::Incomplete);
+        };
+        if over_credit && bytes[0] >> 4 == PUBLISH {
+            self.paused.push(Paused { connection, full_since: None });
+            return Ok(Step::Paused);
+        }
+        let packet = codec::decode(link.version, &bytes[..len])?;
+        link.last_packet = now;
+        let mut cx = self.core.context(now);
+        let action = session.receive(packet, &mut cx)?;
+        let step = self.act(now, connection, action)?.unwrap_or(Step::Packet(len));
+        if !matches!(step, Step::Paused) {
+            self.core.stats.packets_received.add(1);
+        }
+        Ok(step)
+    }
+
+    /// Does what a packet asked for; `None` to go on with the next packet.
+    fn act(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        action: Action<'_>,
+    ) -> Result<Option<Step>, ProtocolError> {
+        match action {
+            Action::None => {}
+            Action::Publish(message, packet_id) => {
+                return self.publish_from(now, connection, message, packet_id);
+            }
+            Action::Subscribe(subscribe) => self.subscribe(now, connection.session, &subscribe)?,
+            Action::Unsubscribe(unsubscribe) => self.unsubscribe(now, connection.session, &unsubscribe),
+            Action::Disconnect { with_will } => {
+                self.detach(now, connection, with_will, CloseReason::Disconnected);
+                return Ok(Some(Step::Closed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// After a session did something: tells the groups what is settled, lists it for the flusher, and
+    /// lets its retained replay go on.
+    fn after_progress(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(index as usize) else { return };
+        for (group, message) in self.core.settled.drain(..) {
+            if let Some(membership) = session.membership(group) {
+                let session = session.queue_id;
+                self.outbox.push(membership.home, Item::Settled { group, session, message });
+            }
+        }
+        if let Some(link) = &mut session.link
+            && !link.dirty
+            && !link.outbound.is_empty()
+        {
+            link.dirty = true;
+            self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
+        }
+        if session.is_idle(self.core.outbound_limit) {
+            self.replays.wake(index);
+        }
+    }
+
+    /// The next connection with bytes to send; each is listed once.
+    pub fn next_dirty(&mut self) -> Option<ConnectionId> {
+        while let Some(connection) = self.dirty.pop_front() {
+            if let Some(link) = self.session_of(connection).and_then(|session| session.link.as_mut()) {
+                link.dirty = false;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// What a connection has to send.
+    pub fn outbound(&mut self, connection: ConnectionId) -> Option<&mut Outbound> {
+        Some(&mut self.session_of(connection)?.link.as_mut()?.outbound)
+    }
+
+    /// Bytes have left a connection: what waited for room may follow.
+    pub fn flushed(&mut self, now: Instant, connection: ConnectionId) {
+        let Some(index) = self.session_of(connection).map(|_| connection.session) else { return };
+        let session = &mut self.sessions[index as usize];
+        session.pump(&mut self.core.context(now));
+        self.after_progress(index);
+    }
+
+    /// The disk has come further: what waited for it leaves.
+    pub fn on_durable(&mut self, now: Instant) {
+        for index in 0..self.sessions.capacity() {
+            let Some(session) = self.sessions.get_mut(index) else { continue };
+            let durable = self.core.store.durable();
+            let mut sent = 0;
+            if let Some(link) = &mut session.link {
+                link.release(durable, &mut sent);
+            }
+            self.core.stats.packets_sent.add(sent);
+            session.pump(&mut self.core.context(now));
+            self.after_progress(index as u32);
+        }
+    }
+
+    /// The next connection that the shard has let go of.
+    pub fn next_closed(&mut self) -> Option<Closed> {
+        self.closed.pop_front()
+    }
+
+    /// The next paused connection that may go on.
+    pub fn next_resumed(&mut self) -> Option<ConnectionId> {
+        if !self.paused.is_empty() && !self.outbox.over_credit() {
+            let resumed = &mut self.resumed;
+            self.paused.retain(|paused| {
+                if paused.full_since.is_none() {
+                    resumed.push_back(paused.connection);
+                }
+                paused.full_since.is_some()
+            });
+        }
+        self.resumed.pop_front()
+    }
+
+    /// Whether something waits that the flusher has to see to.
+    pub fn has_work(&self) -> bool {
+        self.outbox.has_work()
+            || self.replays.has_work()
+            || !self.dirty.is_empty()
+            || !self.closed.is_empty()
+            || !self.resumed.is_empty()
+    }
+
+    /// Everything for one peer, at the turn's end.
+    pub fn take_batch(&mut self, to: PeerId) -> Option<Batch> {
+        self.outbox.take_batch(to)
+    }
+
+    /// Ends a connection for a reason that its client is told, where its version can say it.
+    pub fn close(&mut self, now: Instant, connection: ConnectionId, error: ProtocolError) {
+        let Some(session) = self.session_of(connection) else { return };
+        if let Some(link) = &mut session.link
+            && link.version == Version::V5
+        {
+            let properties = link.reason_string(&error.detail);
+            let disconnect = Disconnect { reason: error.reason, properties: properties.as_properties() };
+            codec::encode(link.version, &Packet::Disconnect(disconnect), link.outbound.buf());
+            self.core.stats.packets_sent.add(1);
+        }
+        self.detach(now, connection, true, CloseReason::Server(error));
+    }
+
+    /// The transport ended without DISCONNECT.
+    pub fn disconnected(&mut self, now: Instant, connection: ConnectionId) {
+        self.detach(now, connection, true, CloseReason::Lost);
+    }
+
+    /// Ends every connection; wills are not published, for the clients did nothing wrong.
+    pub fn shutdown(&mut self, now: Instant) {
+        let connections: Vec<ConnectionId> = self.connections().collect();
+        for connection in connections {
+            if let Some(session) = self.session_of(connection) {
+                session.will = None;
+            }
+            self.close(
+                now,
+                connection,
+                ProtocolError::new(ReasonCode::ServerShuttingDown, "the server stops"),
+            );
+        }
+    }
+
+    /// Every connection, in the order of the session table.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.sessions.iter().filter_map(|(index, session)| {
+            let generation = session.link.as_ref()?.generation;
+            Some(ConnectionId { session: index as u32, generation })
+        })
+    }
+
+    /// The client identifier of a connection.
+    pub fn client_id(&mut self, connection: ConnectionId) -> Option<&str> {
+        self.session_of(connection).map(|session| session.client_id.as_ref())
+    }
+
+    fn arm(&mut self, index: u32, at: Instant) {
+        let session = &mut self.sessions[index as usize];
+        let entry = Entry { session: index, queue_id: session.queue_id };
+        if let Some(second) = self.timers.arm_before(at, session.armed, entry) {
+            session.armed = second;
+        }
+    }
+}
+
+/// The session that has this connection at present.
+fn live(sessions: &mut Slab<Session>, connection: ConnectionId) -> Option<&mut Session> {
+    let session = sessions.get_mut(connection.session as usize)?;
+    let live = session.link.as_ref().is_some_and(|link| link.generation == connection.generation);
+    live.then_some(session)
+}
+
+enum Step {
+    Packet(usize),
+    Incomplete,
+    Paused,
+    Closed,
+}
+
+/// Properties of packets that carry none.
+const NO_PROPERTIES: Properties<'static> = Properties::EMPTY;
+
+/// The type of PUBLISH in a packet's first byte.
+const PUBLISH: u8 = 3;

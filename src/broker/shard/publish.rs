@@ -1,0 +1,257 @@
+//! The way in: a message from a client, a will or the server itself is checked, kept as a retained
+//! message if it is one, recorded, and forwarded to the peers that have takers for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{ConnectionId, Paused, Shard, Step, numbered};
+use crate::broker::access;
+use crate::broker::outbox::Item;
+use crate::broker::retained::Retained;
+use crate::broker::route::Route;
+use crate::message::{Message, MessageId, QueueId};
+use crate::protocol::packet::{PacketId, QoS, Version};
+use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::protocol::topic;
+use crate::stats::DropReason;
+use crate::store::{Record, Ticket};
+
+/// A message that was taken.
+pub(super) struct Published {
+    /// Success, or No matching subscribers.
+    reason: ReasonCode,
+    /// What its acknowledgement waits for.
+    ticket: Ticket,
+}
+
+/// A message that was not.
+pub(super) struct Refusal {
+    reason: ReasonCode,
+    detail: &'static str,
+    /// How it is counted where nobody can be told.
+    pub(super) drop_reason: DropReason,
+}
+
+impl Refusal {
+    fn new(reason: ReasonCode, detail: &'static str, drop_reason: DropReason) -> Refusal {
+        Refusal { reason, detail, drop_reason }
+    }
+}
+
+impl From<Refusal> for ProtocolError {
+    fn from(refusal: Refusal) -> ProtocolError {
+        ProtocolError::new(refusal.reason, refusal.detail)
+    }
+}
+
+impl Shard {
+    /// A PUBLISH from a client; `None` when the next packet may follow.
+    pub(super) fn publish_from(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        message: Message,
+        packet_id: Option<PacketId>,
+    ) -> Result<Option<Step>, ProtocolError> {
+        let (qos, payload) = (message.qos, message.payload().len() as u64);
+        let Some(session) = self.session_of(connection) else { return Ok(Some(Step::Closed)) };
+        let version = session.link.as_ref().map_or(Version::V5, |link| link.version);
+        let received = match (packet_id, qos) {
+            (Some(id), QoS::ExactlyOnce) if session.persistent => Some((session.queue_id, id)),
+            _ => None,
+        };
+        let told = version == Version::V5 && packet_id.is_some();
+        let origin = Origin { received, will_of: None, told };
+        let checked = self.check_topic(message.topic()).and(self.check_publish_access(message.topic()));
+        let outcome = match checked {
+            Ok(()) => self.publish(now, message, origin),
+            Err(refusal) => Err(refusal),
+        };
+        let (reason, detail, ticket) = match outcome {
+            Ok(published) => (published.reason, "", published.ticket),
+            Err(refusal) => match self.refuse(now, connection, version, packet_id, &refusal)? {
+                Refused::Paused => return Ok(Some(Step::Paused)),
+                Refused::Answered(reason) => (reason, refusal.detail, Ticket(0)),
+            },
+        };
+        self.core.stats.publish_received.add(1);
+        self.core.stats.publish_bytes_received.add(payload);
+        if !self.paused.is_empty() {
+            self.paused.retain(|paused| paused.connection != connection);
+        }
+        if let Some(packet_id) = packet_id {
+            let mut cx = self.core.context(now);
+            // Before 5.0 an acknowledgement has no reason to give.
+            let session = &mut self.sessions[connection.session as usize];
+            session.published(packet_id, qos, reason, detail, ticket, &mut cx);
+        }
+        Ok(None)
+    }
+
+    /// How a refusal reaches its publisher: a reason code in 5.0; before that, a wait for a full queue
+    /// and plain success for the rest, which is counted.
+    fn refuse(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        version: Version,
+        packet_id: Option<PacketId>,
+        refusal: &Refusal,
+    ) -> Result<Refused, ProtocolError> {
+        if refusal.reason == ReasonCode::TopicNameInvalid && (version < Version::V5 || packet_id.is_none()) {
+            return Err(ProtocolError::new(refusal.reason, refusal.detail));
+        }
+        let full = refusal.reason == ReasonCode::QuotaExceeded;
+        if full && packet_id.is_some() && version < Version::V5 {
+            if !self.paused.iter().any(|paused| paused.connection == connection) {
+                self.paused.push(Paused { connection, full_since: Some(now) });
+                self.retry_at = Some(now);
+            }
+            return Ok(Refused::Paused);
+        }
+        self.core.stats.count_drop(refusal.drop_reason, 1);
+        Ok(Refused::Answered(if version == Version::V5 { refusal.reason } else { ReasonCode::Success }))
+    }
+
+    /// The limits on a topic name.
+    pub(super) fn check_topic(&self, name: &str) -> Result<(), Refusal> {
+        let limits = &self.core.limits;
+        if name.len() > limits.topic_length || topic::levels(name) > limits.topic_levels {
+            let detail = "the topic is longer or deeper than this server takes";
+            return Err(Refusal::new(ReasonCode::TopicNameInvalid, detail, DropReason::Unauthorised));
+        }
+        Ok(())
+    }
+
+    fn check_publish_access(&self, topic: &str) -> Result<(), Refusal> {
+        if access::may_publish(topic) {
+            return Ok(());
+        }
+        Err(Refusal::new(ReasonCode::NotAuthorized, "not authorised", DropReason::Unauthorised))
+    }
+
+    /// Takes a message: all of it is done, or nothing is.
+    pub(super) fn publish(
+        &mut self,
+        now: Instant,
+        mut message: Message,
+        origin: Origin,
+    ) -> Result<Published, Refusal> {
+        message.id = MessageId(numbered(self.settings.id, &mut self.last_message));
+        if message.retain {
+            return self.publish_retained(now, message, origin);
+        }
+        let route = self.route(&message);
+        self.reserve(&route, &message)?;
+        let message = Arc::new(message);
+        let ticket = self.record(&message, &route, origin);
+        Ok(self.forward(message, route, ticket))
+    }
+
+    /// Under the Retained lock: takes a version, reads Interest, records. So whoever subscribes sees
+    /// the value by its replay or live, never an old one after a newer one.
+    fn publish_retained(
+        &mut self,
+        now: Instant,
+        mut message: Message,
+        origin: Origin,
+    ) -> Result<Published, Refusal> {
+        let shared = self.shared.clone();
+        let mut retained = shared.retaining();
+        let clears = message.payload().is_empty();
+        let kept = clears || retained.admit(message.topic(), message.size()).is_ok();
+        if !kept {
+            self.core.stats.count_drop(DropReason::RetainedFull, 1);
+            self.warn_retained_full(now);
+            if origin.told {
+                let detail = "the limit on retained messages is met";
+                return Err(Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RetainedFull));
+            }
+            // Before 5.0 nobody can be told: the message is delivered and not retained.
+        } else {
+            message.version = retained.next_version();
+        }
+        let route = self.route(&message);
+        self.reserve(&route, &message)?;
+        let message = Arc::new(message);
+        if kept {
+            keep(&mut retained, &message, clears);
+        }
+        let ticket = self.record(&message, &route, origin);
+        drop(retained);
+        Ok(self.forward(message, route, ticket))
+    }
+
+    /// Where a message goes, as Interest says now.
+    fn route(&mut self, message: &Message) -> Arc<Route> {
+        let publisher = message.publisher.map(|publisher| publisher.queue);
+        self.shared.route(&mut self.routes, message.topic(), publisher)
+    }
+
+    /// Takes places in every durable queue that the message goes to, or in none.
+    fn reserve(&mut self, route: &Route, message: &Message) -> Result<(), Refusal> {
+        route.reserve(message.qos, message.size()).map_err(|_| {
+            // The publisher is not told whose queue it is.
+            let detail = "a queue that this message goes to is full";
+            Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RejectedFull)
+        })
+    }
+
+    /// Pushes the message's record, if anything about it must outlive the process.
+    fn record(&mut self, message: &Arc<Message>, route: &Arc<Route>, origin: Origin) -> Ticket {
+        let Origin { received, will_of, .. } = origin;
+        if route.keeps(message.qos) || message.version != 0 || received.is_some() || will_of.is_some() {
+            let (queues, groups) = (&route.queues, &route.groups);
+            return self.core.store.push(Record::Message { message, queues, groups, received, will_of });
+        }
+        Ticket(0)
+    }
+
+    /// Says that retained messages are at their limit, at most once a minute.
+    fn warn_retained_full(&mut self, now: Instant) {
+        if self.retained_warned.is_none_or(|at| now >= at + Duration::from_secs(60)) {
+            self.retained_warned = Some(now);
+            tracing::warn!("the limit on retained messages is met: new ones are not kept");
+        }
+    }
+
+    fn forward(&mut self, message: Arc<Message>, route: Arc<Route>, ticket: Ticket) -> Published {
+        if route.is_empty() {
+            if message.publisher.is_some() && message.version == 0 {
+                self.core.stats.count_drop(DropReason::NoSubscribers, 1);
+            }
+            return Published { reason: ReasonCode::NoMatchingSubscribers, ticket };
+        }
+        let homes = route.homes;
+        for peer in homes.iter() {
+            self.outbox.push(peer, Item::Forward(message.clone(), route.clone()));
+        }
+        Published { reason: ReasonCode::Success, ticket }
+    }
+}
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Origin {
+    /// A QoS 2 PUBLISH of a persistent session: its record carries the packet id.
+    pub(super) received: Option<(QueueId, PacketId)>,
+    /// The session whose will it is: its record clears the will.
+    pub(super) will_of: Option<QueueId>,
+    /// Its publisher can be told a reason.
+    pub(super) told: bool,
+}
+
+enum Refused {
+    Paused,
+    Answered(ReasonCode),
+}
+
+fn keep(retained: &mut Retained, message: &Arc<Message>, clears: bool) {
+    if clears {
+        // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+        retained.remove(message.topic());
+    } else {
+        // [MQTT-3.3.1-5]; room was found under this same lock.
+        let _replaced = retained.set(message.clone());
+    }
+}

@@ -1,0 +1,266 @@
+//! SUBSCRIBE and UNSUBSCRIBE: the session's own list, the local table for transient sessions, and
+//! Interest, which is written before the SUBACK is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shard;
+use super::connect::share_parts;
+use super::replay::Replay;
+use crate::broker::access;
+use crate::broker::interest::QueueSubscription;
+use crate::broker::meter::QueueMeter;
+use crate::broker::outbox::{Item, Join};
+use crate::broker::subscriptions::Subscription;
+use crate::message::{PeerId, QueueId};
+use crate::protocol::packet::{
+    Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, Unsubscribe, Version,
+};
+use crate::protocol::properties::Property;
+use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::protocol::topic;
+use crate::session::link::Answer;
+use crate::session::{Membership, SessionSubscription, check_user_properties};
+use crate::store::{Record, Ticket};
+
+/// One filter of a SUBSCRIBE.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    filter: &'a str,
+    options: SubscribeOptions,
+    identifier: u32,
+}
+
+impl Shard {
+    /// Adds subscriptions and answers [MQTT-3.8.4-1] [MQTT-3.8.4-6].
+    pub(super) fn subscribe(
+        &mut self,
+        now: Instant,
+        index: u32,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<(), ProtocolError> {
+        let (mut identifier, mut users) = (0, 0);
+        for property in subscribe.properties.iter() {
+            match property {
+                Property::SubscriptionIdentifier(value) => identifier = value,
+                Property::UserProperty(..) => users += 1,
+                _ => {}
+            }
+        }
+        check_user_properties(users, &self.core.context(now))?;
+        let (mut reasons, mut ticket, mut detail) = (Vec::new(), Ticket(0), "");
+        for (filter, options) in subscribe.filters.iter() {
+            let asked = Asked { filter, options, identifier };
+            match self.check_filter(index, filter) {
+                Ok(()) => {
+                    ticket = ticket.max(self.add_subscription(index, asked));
+                    reasons.push(options.qos as u8);
+                }
+                Err(error) => {
+                    let version = self.sessions[index as usize].link.as_ref().map(|link| link.version);
+                    detail = error.1;
+                    reasons.push(if version == Some(Version::V5) { error.0 as u8 } else { 0x80 });
+                }
+            }
+        }
+        let session = &mut self.sessions[index as usize];
+        let Some(link) = &session.link else { return Ok(()) };
+        let reason_string = link.reason_string(detail);
+        let suback = SubAck {
+            packet_id: subscribe.packet_id,
+            properties: reason_string.as_properties(),
+            reasons: &reasons,
+        };
+        session.answer(ticket, Answer::Other, &Packet::SubAck(suback), &mut self.core.context(now));
+        Ok(())
+    }
+
+    fn check_filter(&self, index: u32, filter: &str) -> Result<(), (ReasonCode, &'static str)> {
+        let limits = &self.core.limits;
+        let session = &self.sessions[index as usize];
+        let plain = if filter.starts_with("$share/") { share_parts(filter).1 } else { filter };
+        if filter.len() > limits.topic_length || topic::levels(plain) > limits.topic_levels {
+            return Err((
+                ReasonCode::TopicFilterInvalid,
+                "the filter is longer or deeper than this server takes",
+            ));
+        }
+        if !access::may_subscribe(plain) {
+            return Err((ReasonCode::NotAuthorized, "not authorised"));
+        }
+        let full = session.subscriptions.len() >= limits.subscriptions_per_session;
+        if full && session.subscription(filter).is_none() {
+            return Err((ReasonCode::QuotaExceeded, "the session's subscriptions are at their limit"));
+        }
+        Ok(())
+    }
+
+    /// Adds or replaces a subscription, and begins its retained replay [MQTT-3.8.4-3].
+    fn add_subscription(&mut self, index: u32, asked: Asked<'_>) -> Ticket {
+        let session = &self.sessions[index as usize];
+        let existing = session.subscription(asked.filter).map(|held| held.group.clone());
+        let existed = existing.is_some();
+        let (queue_id, persistent) = (session.queue_id, session.persistent);
+        let shared = asked.filter.starts_with("$share/");
+        let mut since = 0;
+        let group = if shared {
+            Some(self.join_group(index, asked, existing.flatten()))
+        } else {
+            since = self.add_to_tables(index, asked);
+            None
+        };
+        if !existed {
+            self.core.stats.subscriptions.add(1);
+            self.core.stats.shared_subscriptions.add(u64::from(shared));
+        }
+        let group_queue = group.as_ref().map(|membership| membership.queue);
+        let session = &mut self.sessions[index as usize];
+        session.put_subscription(SessionSubscription {
+            filter: asked.filter.into(),
+            options: asked.options,
+            identifier: asked.identifier,
+            group,
+        });
+        let wants_retained = match asked.options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]; shared subscriptions get none.
+        if wants_retained && !shared {
+            let Asked { options, identifier, .. } = asked;
+            self.replays.begin(index, Replay::new(asked.filter, options.qos, identifier, since));
+        }
+        if !persistent {
+            return Ticket(0);
+        }
+        self.core.store.push(Record::Subscribed {
+            session: queue_id,
+            filter: asked.filter,
+            options: asked.options.to_bits(),
+            identifier: asked.identifier,
+            group: group_queue,
+        })
+    }
+
+    /// Adds to Interest, and for a transient session to the local table; the version of the newest
+    /// retained message that a replay begun now must bring.
+    fn add_to_tables(&mut self, index: u32, asked: Asked<'_>) -> u64 {
+        let session = &self.sessions[index as usize];
+        let SubscribeOptions { qos, no_local, retain_as_published, .. } = asked.options;
+        let (identifier, own) = (asked.identifier, self.settings.id);
+        if let Some(meter) = &session.meter {
+            let subscription = QueueSubscription {
+                queue: session.queue_id,
+                home: own,
+                qos,
+                no_local,
+                retain_as_published,
+                identifier,
+                since: 0,
+                meter: meter.clone(),
+            };
+            return self.shared.change_interest(|interest, since| {
+                interest.subscribe(asked.filter, QueueSubscription { since, ..subscription });
+                since
+            });
+        }
+        let subscription =
+            Subscription { session: index, qos, no_local, retain_as_published, identifier, since: 0 };
+        self.shared.subscribe_transient(own, &mut self.subscriptions, asked.filter, subscription).since
+    }
+
+    fn join_group(&mut self, index: u32, asked: Asked<'_>, existing: Option<Membership>) -> Membership {
+        let (name, filter) = share_parts(asked.filter);
+        let membership = existing.unwrap_or_else(|| self.new_membership(name, filter));
+        let session = &self.sessions[index as usize];
+        let join = Join {
+            group: membership.queue,
+            name: name.into(),
+            filter: filter.into(),
+            session: session.queue_id,
+            peer: self.settings.id,
+            token: membership.token,
+            window: session.link.as_ref().map_or(0, |link| link.window),
+            qos: asked.options.qos,
+            retain_as_published: asked.options.retain_as_published,
+            identifier: asked.identifier,
+            meter: membership.meter.clone(),
+        };
+        self.outbox.push(membership.home, Item::Join(Box::new(join)));
+        membership
+    }
+
+    /// Counts one more member of the group, which begins with its first.
+    fn new_membership(&mut self, name: &str, filter: &str) -> Membership {
+        let home = group_home(name, filter, self.settings.peers);
+        let meter = self.meter_for(filter);
+        let (id, counter) = (self.settings.id, &mut self.last_queue);
+        let new_queue = || (QueueId(super::numbered(id, counter)), meter);
+        let joined = self.shared.change_interest(|interest, _| interest.join(filter, name, home, new_queue));
+        self.last_generation = self.last_generation.wrapping_add(1);
+        Membership {
+            queue: joined.queue,
+            home: joined.home,
+            token: self.last_generation,
+            meter: joined.meter,
+        }
+    }
+
+    /// A meter with the limits of the rule that fits `filter` best.
+    pub(super) fn meter_for(&self, filter: &str) -> Arc<QueueMeter> {
+        Arc::new(QueueMeter::for_filter(&self.settings.queue_rules, filter))
+    }
+
+    /// Removes subscriptions and answers [MQTT-3.10.4-4] [MQTT-3.10.4-6].
+    pub(super) fn unsubscribe(&mut self, now: Instant, index: u32, unsubscribe: &Unsubscribe<'_>) {
+        let (mut reasons, mut ticket) = (Vec::new(), Ticket(0));
+        for filter in unsubscribe.filters.iter() {
+            reasons.push(if self.remove_subscription(now, index, filter) {
+                let session = &self.sessions[index as usize];
+                if session.persistent {
+                    ticket = self.core.store.push(Record::Unsubscribed(session.queue_id, filter));
+                }
+                ReasonCode::Success as u8
+            } else {
+                ReasonCode::NoSubscriptionExisted as u8
+            });
+        }
+        let unsuback =
+            SubAck { packet_id: unsubscribe.packet_id, properties: super::NO_PROPERTIES, reasons: &reasons };
+        let session = &mut self.sessions[index as usize];
+        session.answer(ticket, Answer::Other, &Packet::UnsubAck(unsuback), &mut self.core.context(now));
+    }
+
+    /// Removes a subscription from the session and from every table; whether it existed.
+    pub(super) fn remove_subscription(&mut self, now: Instant, index: u32, filter: &str) -> bool {
+        let session = &mut self.sessions[index as usize];
+        let Some(held) = session.take_subscription(filter) else { return false };
+        let queue_id = session.queue_id;
+        self.core.stats.subscriptions.sub(1);
+        if let Some(membership) = held.group {
+            self.core.stats.shared_subscriptions.sub(1);
+            // [MQTT-3.10.4-3]: what was sent stays with the session until it is complete.
+            let kept = session.give_back(membership.queue, false, &mut self.core.context(now)).into();
+            let (name, plain) = share_parts(filter);
+            let left = self.shared.change_interest(|interest, _| interest.leave(plain, name));
+            let last = left.is_some_and(|left| left.last);
+            let item = Item::Leave { group: membership.queue, session: queue_id, kept, last };
+            self.outbox.push(membership.home, item);
+        } else if session.persistent {
+            self.shared.change_interest(|interest, _| interest.unsubscribe(filter, queue_id));
+            self.replays.cancel(index, filter);
+        } else {
+            self.replays.cancel(index, filter);
+            self.shared.unsubscribe_transient(self.settings.id, &mut self.subscriptions, filter, index);
+        }
+        true
+    }
+}
+
+/// Where a share group lives.
+fn group_home(name: &str, filter: &str, peers: u16) -> PeerId {
+    use std::hash::BuildHasher;
+    let hash = foldhash::quality::FixedState::default().hash_one((name, filter));
+    PeerId((hash % u64::from(peers)) as u16)
+}

@@ -1,0 +1,270 @@
+//! What is under way to a client: QoS 1 and 2 deliveries with a packet id, in the order they were
+//! bound, acknowledged in any order. Entries before the cursor were written to this connection;
+//! those behind it wait for the disk or, after a reconnect, for their turn to be sent again.
+
+use std::collections::VecDeque;
+
+use super::Delivery;
+use crate::protocol::packet::{PacketId, QoS};
+use crate::store::Ticket;
+
+/// How far a delivery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// PUBLISH sent or about to be; waits for PUBACK or PUBREC.
+    Published,
+    /// PUBREC received; waits for PUBCOMP.
+    Released,
+    /// Finished; the slot goes when it reaches the front.
+    Done,
+}
+
+/// One delivery under way.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its packet id.
+    pub packet_id: PacketId,
+    /// How far it has come.
+    pub step: Step,
+    /// It may leave, or its PUBREL may, when this is durable.
+    pub ticket: Ticket,
+    /// The PUBLISH left once, on this connection or an earlier one: a repeat carries DUP.
+    pub sent: bool,
+    /// What is delivered; gone once only PUBREL is left to say.
+    pub delivery: Option<Delivery>,
+}
+
+/// The deliveries under way to one session.
+#[derive(Debug)]
+pub struct Inflight {
+    slots: VecDeque<Slot>,
+    /// Slots that are not `Done`.
+    live: usize,
+    /// How many slots from the front have been written to this connection.
+    cursor: usize,
+    /// Slots before the cursor that are not `Done`.
+    outstanding: usize,
+    next_id: PacketId,
+    /// Whether the slots' ids rise from the front on, so that they can be searched by halves.
+    ordered: bool,
+}
+
+impl Default for Inflight {
+    fn default() -> Inflight {
+        Inflight {
+            slots: VecDeque::new(),
+            live: 0,
+            cursor: 0,
+            outstanding: 0,
+            next_id: PacketId::MIN,
+            ordered: true,
+        }
+    }
+}
+
+impl Inflight {
+    /// How many deliveries hold a packet id.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Whether everything bound has been written to this connection.
+    pub fn all_written(&self) -> bool {
+        self.cursor == self.slots.len()
+    }
+
+    /// How many of those written to this connection are unfinished: what counts against the client's
+    /// Receive Maximum.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Binds a delivery to the next free packet id, at the back and not yet written.
+    ///
+    /// The caller keeps `len` below 65,535, so an id is free. A freed id is the last to be given again.
+    pub fn bind(&mut self, delivery: Delivery, ticket: Ticket) -> PacketId {
+        debug_assert!(self.live < usize::from(u16::MAX));
+        let packet_id = self.free_id();
+        self.slots.push_back(Slot {
+            packet_id,
+            step: Step::Published,
+            ticket,
+            sent: false,
+            delivery: Some(delivery),
+        });
+        self.live += 1;
+        packet_id
+    }
+
+    /// The slot that the last [`Inflight::bind`] made.
+    pub fn last_bound(&mut self) -> Option<&mut Slot> {
+        self.slots.back_mut()
+    }
+
+    /// Binds a delivery that its caller writes at once; everything before it has been written.
+    pub fn bind_written(&mut self, delivery: Delivery) -> PacketId {
+        debug_assert!(self.all_written());
+        let packet_id = self.bind(delivery, Ticket(0));
+        if let Some(slot) = self.slots.back_mut() {
+            slot.sent = true;
+        }
+        self.cursor = self.slots.len();
+        self.outstanding += 1;
+        packet_id
+    }
+
+    /// The next id to give [MQTT-2.2.1-4]: ids rotate, so the slots' ids rise from the front on. Only
+    /// when a client holds one for a whole turn of the counter does the order break.
+    fn free_id(&mut self) -> PacketId {
+        while self.in_range(self.next_id) {
+            self.ordered = false;
+            if self.position(self.next_id).is_none() {
+                break;
+            }
+            self.next_id = following(self.next_id);
+        }
+        let id = self.next_id;
+        self.next_id = following(id);
+        id
+    }
+
+    /// Whether `id` lies between the oldest and the newest id held.
+    fn in_range(&self, id: PacketId) -> bool {
+        let (Some(front), Some(back)) = (self.slots.front(), self.slots.back()) else { return false };
+        distance(front.packet_id, id) <= distance(front.packet_id, back.packet_id)
+    }
+
+    /// The unfinished slot with this id.
+    fn position(&self, id: PacketId) -> Option<usize> {
+        if !self.ordered {
+            return self.slots.iter().position(|slot| slot.packet_id == id && slot.step != Step::Done);
+        }
+        let base = self.slots.front()?.packet_id;
+        let target = distance(base, id);
+        let index = match target {
+            0 => 0,
+            _ => self.slots.partition_point(|slot| distance(base, slot.packet_id) < target),
+        };
+        let slot = self.slots.get(index)?;
+        (slot.packet_id == id && slot.step != Step::Done).then_some(index)
+    }
+
+    /// The unfinished slot with this id, if it was ever sent: a client can't acknowledge what it has
+    /// not seen.
+    pub fn get_sent(&mut self, id: PacketId) -> Option<&mut Slot> {
+        let index = self.position(id)?;
+        self.slots.get_mut(index).filter(|slot| slot.sent)
+    }
+
+    /// Ends the delivery with this id and frees the id; its slot's delivery is given back.
+    pub fn finish(&mut self, id: PacketId) -> Option<Delivery> {
+        let index = self.position(id)?;
+        self.finish_at(index)
+    }
+
+    fn finish_at(&mut self, index: usize) -> Option<Delivery> {
+        let slot = &mut self.slots[index];
+        slot.step = Step::Done;
+        let delivery = slot.delivery.take();
+        self.live -= 1;
+        if index < self.cursor {
+            self.outstanding -= 1;
+        }
+        self.trim();
+        delivery
+    }
+
+    /// Drops finished slots from the front, and everywhere once they are most of what is held.
+    fn trim(&mut self) {
+        while self.slots.front().is_some_and(|slot| slot.step == Step::Done) {
+            self.slots.pop_front();
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+        self.ordered |= self.slots.is_empty();
+        if self.slots.len() > 64 && self.slots.len() > 2 * self.live {
+            self.compact();
+        }
+    }
+
+    /// The next slot that this connection has not been told of, if it is durable.
+    pub fn next_unwritten(&mut self, durable: Ticket) -> Option<&mut Slot> {
+        while self.slots.get(self.cursor).is_some_and(|slot| slot.step == Step::Done) {
+            self.cursor += 1;
+        }
+        self.slots.get_mut(self.cursor).filter(|slot| slot.ticket <= durable)
+    }
+
+    /// The slot that [`Inflight::next_unwritten`] gave has been written.
+    pub fn written(&mut self) {
+        if let Some(slot) = self.slots.get_mut(self.cursor) {
+            slot.sent = true;
+            self.cursor += 1;
+            self.outstanding += 1;
+        }
+    }
+
+    /// The slot that [`Inflight::next_unwritten`] gave will never be sent: it is finished instead.
+    pub fn skip_unwritten(&mut self) -> Option<Delivery> {
+        self.finish_at(self.cursor)
+    }
+
+    /// A new connection: everything unfinished is to be sent again, in the original order
+    /// [MQTT-4.4.0-1].
+    pub fn rewind(&mut self) {
+        self.slots.retain(|slot| slot.step != Step::Done);
+        self.cursor = 0;
+        self.outstanding = 0;
+    }
+
+    fn compact(&mut self) {
+        self.cursor = self.slots.range(..self.cursor).filter(|slot| slot.step != Step::Done).count();
+        self.outstanding = self.cursor;
+        self.slots.retain(|slot| slot.step != Step::Done);
+    }
+
+    /// Takes out the deliveries that `leave` picks among those not yet past their PUBREC.
+    pub fn withdraw(&mut self, leave: impl Fn(&Slot) -> bool) -> Vec<Delivery> {
+        let mut out = Vec::new();
+        for slot in &mut self.slots {
+            if slot.step == Step::Published && leave(slot) {
+                slot.step = Step::Done;
+                self.live -= 1;
+                out.extend(slot.delivery.take());
+            }
+        }
+        self.compact();
+        out
+    }
+
+    /// Every unfinished slot, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.step != Step::Done)
+    }
+
+    /// Every unfinished slot, oldest first, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().filter(|slot| slot.step != Step::Done)
+    }
+}
+
+impl Slot {
+    /// The QoS it is delivered at; what is past its PUBREC was QoS 2.
+    pub fn qos(&self) -> QoS {
+        self.delivery.as_ref().map_or(QoS::ExactlyOnce, |delivery| delivery.qos)
+    }
+}
+
+fn following(id: PacketId) -> PacketId {
+    id.checked_add(1).unwrap_or(PacketId::MIN)
+}
+
+/// How many ids `to` comes after `from` on the ring of 1..=65,535.
+fn distance(from: PacketId, to: PacketId) -> u16 {
+    let (from, to) = (from.get(), to.get());
+    if to >= from { to - from } else { u16::MAX - from + to }
+}

@@ -1,0 +1,259 @@
+//! The connection that a session has at the moment: what its CONNECT asked for, the bytes still to
+//! send, and the acknowledgements that wait for the disk. It dies with the socket; the session stays.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::{Context, Delivery, alias};
+use crate::outbound::Outbound;
+use crate::protocol::codec::{self, PublishHeader};
+use crate::protocol::packet::{Ack, Connect, Packet, PacketId, Version};
+use crate::protocol::properties::{Properties, PropertiesBuf, Property, encode_property};
+use crate::protocol::reason::ReasonCode;
+use crate::store::Ticket;
+
+/// Payloads above this are spliced into the outbound buffer rather than copied.
+pub const SHARED_PAYLOAD: usize = 4096;
+
+/// What one CONNECT brought.
+#[derive(Debug)]
+pub struct Link {
+    /// Tells this connection from the others that the session has had.
+    pub generation: u32,
+    /// The protocol version spoken.
+    pub version: Version,
+    /// CONNACK has left: other packets may follow [MQTT-3.2.0-1].
+    pub open: bool,
+    /// Listed with the flusher.
+    pub dirty: bool,
+    /// The client's Topic Alias Maximum was above 0, and these were used.
+    outbound_aliases: Option<Box<alias::Outbound>>,
+    /// The client's own aliases.
+    pub inbound_aliases: Option<Box<alias::Inbound>>,
+    /// What is still to send.
+    pub outbound: Outbound,
+    /// QoS 1 and 2 deliveries at once [MQTT-3.3.4-9].
+    pub window: u16,
+    /// Maximum Packet Size of the client.
+    pub max_packet: u32,
+    /// Reason Strings and User Properties are welcome on every packet [MQTT-3.1.2-29].
+    pub problem_information: bool,
+    /// Seconds, as granted; 0 is off.
+    pub keep_alive: u16,
+    /// QoS 1 PUBLISH packets whose PUBACK waits.
+    pub unacknowledged: u16,
+    /// When the last packet arrived.
+    pub last_packet: Instant,
+    held: Option<Box<Held>>,
+}
+
+/// Answers that wait for the disk, in the order of the packets that they answer.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    marks: VecDeque<Mark>,
+}
+
+#[derive(Debug)]
+struct Mark {
+    ticket: Ticket,
+    len: u32,
+    /// What leaving means beyond the bytes.
+    kind: Answer,
+}
+
+/// What an answer does when it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Opens the connection.
+    ConnAck,
+    /// Frees a place in the Receive Maximum.
+    PubAck,
+    /// Nothing more.
+    Other,
+}
+
+/// Whether a PUBLISH could be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is in the outbound buffer.
+    Yes,
+    /// It is over the client's Maximum Packet Size and must not be sent [MQTT-3.1.2-24].
+    TooLarge,
+}
+
+impl Link {
+    /// A connection as its CONNECT asks for it; `keep_alive` in seconds as granted.
+    pub fn new(
+        generation: u32,
+        connect: &Connect<'_>,
+        keep_alive: u16,
+        max_inflight: u16,
+        now: Instant,
+    ) -> Link {
+        let mut link = Link {
+            generation,
+            version: connect.version,
+            open: false,
+            dirty: false,
+            outbound_aliases: None,
+            inbound_aliases: None,
+            outbound: Outbound::default(),
+            window: max_inflight,
+            max_packet: codec::MAX_PACKET_SIZE,
+            problem_information: connect.version == Version::V5,
+            keep_alive,
+            unacknowledged: 0,
+            last_packet: now,
+            held: None,
+        };
+        for property in connect.properties.iter() {
+            match property {
+                Property::ReceiveMaximum(maximum) => link.window = maximum.min(max_inflight),
+                Property::MaximumPacketSize(maximum) => link.max_packet = maximum,
+                Property::TopicAliasMaximum(maximum) if maximum > 0 => {
+                    link.outbound_aliases = Some(Box::new(alias::Outbound::new(maximum)));
+                }
+                Property::RequestProblemInformation(wanted) => link.problem_information = wanted,
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// Sends an answer once `ticket` is durable, behind those that wait already.
+    pub fn answer(&mut self, ticket: Ticket, durable: Ticket, kind: Answer, packet: &Packet<'_>) {
+        if self.held.is_none() && ticket <= durable {
+            codec::encode(self.version, packet, self.outbound.buf());
+            self.answered(kind);
+            return;
+        }
+        let held = self.held.get_or_insert_default();
+        let before = held.bytes.len();
+        codec::encode(self.version, packet, &mut held.bytes);
+        let len = (held.bytes.len() - before) as u32;
+        held.marks.push_back(Mark { ticket, len, kind });
+    }
+
+    /// Sends the held answers whose tickets are durable by now; whether any left.
+    pub fn release(&mut self, durable: Ticket, packets_sent: &mut u64) -> bool {
+        let Some(mut held) = self.held.take() else { return false };
+        let mut len = 0;
+        while let Some(mark) = held.marks.front().filter(|mark| mark.ticket <= durable) {
+            len += mark.len as usize;
+            let kind = mark.kind;
+            held.marks.pop_front();
+            self.answered(kind);
+            *packets_sent += 1;
+        }
+        self.outbound.buf().extend_from_slice(&held.bytes[..len]);
+        held.bytes.drain(..len);
+        if !held.marks.is_empty() {
+            self.held = Some(held);
+        }
+        len > 0
+    }
+
+    fn answered(&mut self, kind: Answer) {
+        match kind {
+            Answer::ConnAck => self.open = true,
+            Answer::PubAck => self.unacknowledged = self.unacknowledged.saturating_sub(1),
+            Answer::Other => {}
+        }
+    }
+
+    /// Whether the outbound buffer takes `size` bytes more: below the limit, or empty, for one packet
+    /// always fits.
+    pub fn has_room(&self, size: usize, limit: usize) -> bool {
+        self.outbound.is_empty() || self.outbound.len() + size <= limit
+    }
+
+    /// Whether a run of ready-made frames fits this connection: nothing in them is its own.
+    pub fn takes_ready_frames(&self) -> bool {
+        self.open && self.outbound_aliases.is_none()
+    }
+
+    /// Writes a PUBLISH, with whatever is particular to this client in it.
+    pub fn write_publish(
+        &mut self,
+        delivery: &Delivery,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        cx: &mut Context<'_>,
+    ) -> Written {
+        let message = &delivery.message;
+        let payload = message.payload();
+        let mut header = PublishHeader {
+            dup,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            topic: message.topic(),
+            packet_id,
+            properties: message.properties(),
+            extra: &[],
+            payload_len: payload.len(),
+        };
+        let mut extra = std::mem::take(cx.scratch);
+        extra.clear();
+        if self.version == Version::V5 {
+            self.own_properties(delivery, cx.now, &mut extra);
+        }
+        header.extra = &extra;
+        if header.packet_len(self.version) > self.max_packet as usize {
+            *cx.scratch = extra;
+            return Written::TooLarge;
+        }
+        // Decided last, for an alias counts as told once it is given.
+        let mut aliased = Vec::new();
+        if let Some(aliases) = &mut self.outbound_aliases
+            && header.packet_len(self.version) + 3 <= self.max_packet as usize
+            && let Some((alias, known)) = aliases.alias(header.topic)
+        {
+            aliased.extend_from_slice(header.extra);
+            encode_property(Property::TopicAlias(alias), &mut aliased);
+            header.extra = &aliased;
+            if known {
+                header.topic = "";
+            }
+        }
+        header.encode(self.version, self.outbound.buf());
+        if payload.len() > SHARED_PAYLOAD {
+            self.outbound.push_shared(message.payload_bytes());
+        } else {
+            self.outbound.buf().extend_from_slice(payload);
+        }
+        *cx.scratch = extra;
+        cx.stats.packets_sent.add(1);
+        cx.stats.publish_sent.add(1);
+        cx.stats.publish_bytes_sent.add(payload.len() as u64);
+        Written::Yes
+    }
+
+    /// The properties that differ from client to client: the expiry that remains [MQTT-3.3.2-6] and
+    /// the identifiers of its matching subscriptions [MQTT-3.3.4-3].
+    fn own_properties(&self, delivery: &Delivery, now: Instant, out: &mut Vec<u8>) {
+        if let Some(remaining) = delivery.message.remaining_expiry(now) {
+            encode_property(Property::MessageExpiryInterval(remaining), out);
+        }
+        for identifier in delivery.identifiers.as_slice() {
+            encode_property(Property::SubscriptionIdentifier(*identifier), out);
+        }
+    }
+
+    /// Writes PUBREL.
+    pub fn write_pubrel(&mut self, packet_id: PacketId, reason: ReasonCode, cx: &mut Context<'_>) {
+        let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
+        codec::encode(self.version, &Packet::PubRel(ack), self.outbound.buf());
+        cx.stats.packets_sent.add(1);
+    }
+
+    /// The Reason String property for a refusal, if this client wants one and it fits.
+    pub fn reason_string(&self, text: &str) -> PropertiesBuf {
+        let mut properties = PropertiesBuf::new();
+        // [MQTT-3.1.2-25] [MQTT-3.4.2-2]: never past the client's Maximum Packet Size; 32 bytes hold the rest.
+        if self.problem_information && !text.is_empty() && text.len() + 32 <= self.max_packet as usize {
+            properties.push(Property::ReasonString(text));
+        }
+        properties
+    }
+}

@@ -1,0 +1,458 @@
+//! A session: the state machine between one client and the broker. Packets go in, packets and one
+//! [`Action`] come out; it knows no sockets, no other sessions and no clock.
+
+pub mod alias;
+pub mod inflight;
+pub mod link;
+pub mod queue;
+mod receive;
+pub mod run;
+pub mod will;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::broker::ids::Identifiers;
+use crate::broker::meter::QueueMeter;
+use crate::limits::Limits;
+use crate::limits::Overflow;
+use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
+use crate::protocol::reason::ReasonCode;
+use crate::stats::{DropReason, Stats};
+use crate::store::{Record, Store, Ticket};
+
+use inflight::{Inflight, Step};
+use link::{Link, Written};
+use queue::Queue;
+use will::Will;
+
+pub use receive::{Action, check_user_properties};
+
+/// A message on its way to one session.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The queue it belongs to: the session's own or a share group's.
+    pub from: QueueId,
+    /// The Subscription Identifiers to tell.
+    pub identifiers: Identifiers,
+    /// The lower of the message's QoS and the subscription's.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// Another member of the group may have seen it.
+    pub dup: bool,
+    /// It holds a place in the queue's limits, to be given back when it leaves.
+    pub metered: bool,
+}
+
+/// What a session needs of the world for one step.
+pub struct Context<'a> {
+    /// The time of this turn.
+    pub now: Instant,
+    /// Where records go.
+    pub store: &'a mut dyn Store,
+    /// The broker's limits.
+    pub limits: &'a Limits,
+    /// How many bytes an outbound buffer may hold at present.
+    pub outbound_limit: usize,
+    /// The shard's counters.
+    pub stats: &'a Stats,
+    /// A buffer to build properties in.
+    pub scratch: &'a mut Vec<u8>,
+    /// Deliveries of share groups that are finished with: (group queue, message).
+    pub settled: &'a mut Vec<(QueueId, MessageId)>,
+}
+
+/// A subscription as its session keeps it.
+#[derive(Debug)]
+pub struct SessionSubscription {
+    /// The filter as subscribed, `$share/…` included: what the list is sorted by.
+    pub filter: Box<str>,
+    /// The options granted.
+    pub options: SubscribeOptions,
+    /// Subscription Identifier, 0 for none.
+    pub identifier: u32,
+    /// For a shared subscription: the group it is a member of.
+    pub group: Option<Membership>,
+}
+
+/// A session's place in a share group.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The group's queue.
+    pub queue: QueueId,
+    /// Where the group lives.
+    pub home: PeerId,
+    /// Which joining this is: what was given to an earlier one is no longer wanted. 0 while the
+    /// session has no connection.
+    pub token: u32,
+    /// What the group's queue holds against its limits.
+    pub meter: Arc<QueueMeter>,
+}
+
+/// How long a session outlives its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Expiry(pub u32);
+
+impl Expiry {
+    /// The session ends with its connection.
+    pub const AT_ONCE: Expiry = Expiry(0);
+    /// The session does not expire.
+    pub const NEVER: Expiry = Expiry(u32::MAX);
+
+    /// How long, `None` for ever.
+    pub fn duration(self) -> Option<Duration> {
+        (self != Expiry::NEVER).then(|| Duration::from_secs(self.0.into()))
+    }
+}
+
+/// The state that the standard calls Session State, and the connection it has at present.
+#[derive(Debug)]
+pub struct Session {
+    /// The Client Identifier.
+    pub client_id: Box<str>,
+    /// The number of its queue; a client id that comes back after its session ended gets a new one.
+    pub queue_id: QueueId,
+    /// Session Expiry Interval as granted.
+    pub expiry: Expiry,
+    /// Its queue outlives its connection: fixed when the session is created.
+    pub persistent: bool,
+    /// For a persistent session: what its queue holds against its limits.
+    pub meter: Option<Arc<QueueMeter>>,
+    /// Sorted by filter.
+    pub subscriptions: Vec<SessionSubscription>,
+    /// The Will, until it is published or thrown away.
+    pub will: Option<Box<Will>>,
+    /// The second for which its timer is armed; `u64::MAX` if none is.
+    pub armed: u64,
+    /// When the connection was lost.
+    pub detached: Option<Instant>,
+    /// The connection, if there is one.
+    pub link: Option<Link>,
+    inflight: Inflight,
+    queue: Queue,
+    /// QoS 2 packet ids received and not released, with what their PUBREC waits for.
+    received: BTreeMap<PacketId, Ticket>,
+}
+
+impl Session {
+    /// A session that has never been connected.
+    pub fn new(
+        client_id: &str,
+        queue_id: QueueId,
+        expiry: Expiry,
+        meter: Option<Arc<QueueMeter>>,
+    ) -> Session {
+        Session {
+            client_id: client_id.into(),
+            queue_id,
+            expiry,
+            persistent: meter.is_some(),
+            meter,
+            subscriptions: Vec::new(),
+            will: None,
+            armed: u64::MAX,
+            detached: None,
+            link: None,
+            inflight: Inflight::default(),
+            queue: Queue::default(),
+            received: BTreeMap::new(),
+        }
+    }
+
+    /// A connection takes the session up: everything unfinished will be sent again [MQTT-4.4.0-1].
+    pub fn attach(&mut self, link: Link) {
+        self.inflight.rewind();
+        self.detached = None;
+        self.link = Some(link);
+    }
+
+    /// The connection is gone.
+    pub fn detach(&mut self, now: Instant) -> Option<Link> {
+        self.detached = Some(now);
+        self.link.take()
+    }
+
+    /// When a session without a connection next has something to do: its will is due, or it expires.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let detached = self.detached?;
+        let expires = self.expiry.duration().map(|expiry| detached + expiry);
+        let due = self.will.as_ref().map(|will| detached + Duration::from_secs(will.delay.into()));
+        // A will's delay ends with its session [MQTT-3.1.3-9].
+        expires.into_iter().chain(due).min()
+    }
+
+    /// How many messages wait or are under way, and their bytes in the queue.
+    pub fn backlog(&self) -> usize {
+        self.queue.len() + self.inflight.len()
+    }
+
+    /// How many wait without a packet id.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether everything that was to leave has left: a retained replay may go on.
+    pub fn is_idle(&self, outbound_limit: usize) -> bool {
+        self.queue.is_empty()
+            && self.inflight.all_written()
+            && self.link.as_ref().is_some_and(|link| {
+                link.open
+                    && self.inflight.len() < usize::from(link.window)
+                    && link.outbound.len() < outbound_limit
+            })
+    }
+
+    /// Takes a message: sends it now, or queues it, or drops it and counts why.
+    pub fn deliver(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
+        if delivery.message.is_expired(cx.now) {
+            return self.drop_delivery(&delivery, DropReason::Expired, cx);
+        }
+        if delivery.qos == QoS::AtMostOnce {
+            return self.deliver_at_most_once(&delivery, cx);
+        }
+        if self.queue.is_empty() && self.may_start(cx) {
+            self.start(delivery, cx);
+        } else {
+            self.enqueue(delivery, cx);
+        }
+    }
+
+    fn deliver_at_most_once(&mut self, delivery: &Delivery, cx: &mut Context<'_>) {
+        let size = delivery.message.size();
+        let written = match &mut self.link {
+            Some(link) if link.open && link.has_room(size, cx.outbound_limit) => {
+                link.write_publish(delivery, None, false, cx)
+            }
+            Some(_) => return self.drop_delivery(delivery, DropReason::Qos0SlowConsumer, cx),
+            // At QoS 0 a session without a connection is skipped: nothing was promised.
+            None => return,
+        };
+        match written {
+            Written::Yes => self.settle(delivery, cx),
+            Written::TooLarge => self.drop_delivery(delivery, DropReason::TooLarge, cx),
+        }
+    }
+
+    /// Whether a QoS 1 or 2 delivery may be bound to a packet id now [MQTT-3.3.4-9].
+    fn may_start(&self, cx: &Context<'_>) -> bool {
+        self.link.as_ref().is_some_and(|link| {
+            link.open
+                && self.inflight.all_written()
+                && self.inflight.len() < usize::from(link.window)
+                && (link.outbound.is_empty() || link.outbound.len() < cx.outbound_limit)
+        })
+    }
+
+    /// Binds a delivery to a packet id and sends it, unless it must wait for the disk.
+    fn start(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
+        cx.stats.queued_messages.add(1);
+        cx.stats.queued_bytes.add(delivery.message.size() as u64);
+        let gated = delivery.qos == QoS::ExactlyOnce && (self.persistent || delivery.from != self.queue_id);
+        let (message, from) = (delivery.message.id, delivery.from);
+        let packet_id = self.inflight.bind(delivery, Ticket(0));
+        if gated && let Some(slot) = self.inflight.last_bound() {
+            let session = self.queue_id;
+            slot.ticket = cx.store.push(Record::Sent { session, packet_id, message, from });
+        }
+        self.write_bound(cx);
+    }
+
+    /// Sends what is bound and not yet written to this connection, as far as the disk, the client's
+    /// Receive Maximum and the outbound buffer let it.
+    fn write_bound(&mut self, cx: &mut Context<'_>) {
+        let Some(link) = &mut self.link else { return };
+        let durable = cx.store.durable();
+        while link.outbound.is_empty() || link.outbound.len() < cx.outbound_limit {
+            if self.inflight.outstanding() >= usize::from(link.window) {
+                return;
+            }
+            let Some(slot) = self.inflight.next_unwritten(durable) else { return };
+            let packet_id = slot.packet_id;
+            let written = match (&slot.delivery, slot.step) {
+                (Some(delivery), Step::Published) => {
+                    // [MQTT-3.3.1-1]: a repeat says so.
+                    let dup = slot.sent || delivery.dup;
+                    link.write_publish(delivery, Some(packet_id), dup, cx)
+                }
+                _ => {
+                    link.write_pubrel(packet_id, ReasonCode::Success, cx);
+                    Written::Yes
+                }
+            };
+            if written == Written::Yes {
+                self.inflight.written();
+            } else if let Some(delivery) = self.inflight.skip_unwritten() {
+                // [MQTT-3.1.2-25]: discarded as if its sending had been completed.
+                unaccount(&delivery, cx);
+                Session::forget(self.queue_id, &self.meter, &delivery, cx);
+                cx.stats.count_drop(DropReason::TooLarge, 1);
+            }
+        }
+    }
+
+    /// Sends what may leave now: after an acknowledgement, a reconnect, or when the buffer or the
+    /// disk made progress.
+    pub fn pump(&mut self, cx: &mut Context<'_>) {
+        if !self.link.as_ref().is_some_and(|link| link.open) {
+            return;
+        }
+        self.write_bound(cx);
+        while self.may_start(cx) {
+            let Some(delivery) = self.queue.pop() else { return };
+            unaccount(&delivery, cx);
+            if delivery.message.is_expired(cx.now) {
+                self.drop_delivery(&delivery, DropReason::Expired, cx);
+            } else {
+                self.start(delivery, cx);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
+        let size = delivery.message.size();
+        // What a group gave is bounded by the window that the group respects.
+        if delivery.from == self.queue_id && !self.make_room(&delivery, size, cx) {
+            return;
+        }
+        cx.stats.queued_messages.add(1);
+        cx.stats.queued_bytes.add(size as u64);
+        self.queue.push(delivery);
+    }
+
+    /// Applies the overflow policy; whether there is a place.
+    fn make_room(&mut self, delivery: &Delivery, size: usize, cx: &mut Context<'_>) -> bool {
+        let limits = cx.limits;
+        let (messages, bytes) = (limits.transient_queue_messages as u64, limits.transient_queue_bytes as u64);
+        let overflow = self.meter.as_ref().map_or(Overflow::DropOldest, |meter| meter.overflow());
+        let fits = |session: &Session| match &session.meter {
+            None => session.queue.has_room(size, messages, bytes),
+            // The place was reserved by the publisher's shard, which refuses where the rule says so.
+            Some(meter) => !meter.is_over(),
+        };
+        if fits(self) {
+            return true;
+        }
+        for expired in self.queue.purge(cx.now) {
+            unaccount(&expired, cx);
+            self.drop_delivery(&expired, DropReason::Expired, cx);
+        }
+        while !fits(self) {
+            let oldest = if overflow == Overflow::DropOldest { self.queue.pop() } else { None };
+            let Some(oldest) = oldest else {
+                self.drop_delivery(delivery, DropReason::OverflowNewest, cx);
+                return false;
+            };
+            unaccount(&oldest, cx);
+            self.drop_delivery(&oldest, DropReason::OverflowOldest, cx);
+        }
+        true
+    }
+
+    fn drop_delivery(&self, delivery: &Delivery, reason: DropReason, cx: &mut Context<'_>) {
+        cx.stats.count_drop(reason, 1);
+        self.settle(delivery, cx);
+    }
+
+    /// A delivery is over, one way or the other: it leaves its queue for good.
+    fn settle(&self, delivery: &Delivery, cx: &mut Context<'_>) {
+        Session::forget(self.queue_id, &self.meter, delivery, cx);
+    }
+
+    fn forget(own: QueueId, meter: &Option<Arc<QueueMeter>>, delivery: &Delivery, cx: &mut Context<'_>) {
+        if delivery.from != own {
+            cx.store.push(Record::Acked(delivery.from, delivery.message.id));
+            cx.settled.push((delivery.from, delivery.message.id));
+        } else if let Some(meter) = meter
+            && delivery.qos != QoS::AtMostOnce
+        {
+            cx.store.push(Record::Acked(own, delivery.message.id));
+            if delivery.metered {
+                meter.release(1, delivery.message.size() as u64);
+            }
+        }
+    }
+
+    /// Gives up what a share group gave and the client has not been sent, or, where `unacknowledged`,
+    /// has not acknowledged; what stays is listed as kept [MQTT-4.8.2-5].
+    pub fn give_back(
+        &mut self,
+        group: QueueId,
+        unacknowledged: bool,
+        cx: &mut Context<'_>,
+    ) -> Vec<MessageId> {
+        for delivery in self.queue.take(|delivery| delivery.from == group) {
+            unaccount(&delivery, cx);
+        }
+        let returned = self.inflight.withdraw(|slot| {
+            slot.delivery.as_ref().is_some_and(|delivery| delivery.from == group)
+                && (!slot.sent || (unacknowledged && slot.qos() == QoS::AtLeastOnce))
+        });
+        for delivery in &returned {
+            unaccount(delivery, cx);
+        }
+        let own = self.queue_id;
+        let mut kept = Vec::new();
+        for slot in self.inflight.iter_mut() {
+            if let Some(delivery) = &mut slot.delivery
+                && delivery.from == group
+            {
+                kept.push(delivery.message.id);
+                delivery.from = own;
+                delivery.metered = false;
+            }
+        }
+        kept
+    }
+
+    /// The session ends: whatever it still holds of its own is dropped and counted.
+    pub fn end(&mut self, reason: DropReason, cx: &mut Context<'_>) -> usize {
+        let mut dropped = 0;
+        while let Some(delivery) = self.queue.pop() {
+            unaccount(&delivery, cx);
+            self.drop_delivery(&delivery, reason, cx);
+            dropped += 1;
+        }
+        for delivery in self.inflight.withdraw(|_| true) {
+            unaccount(&delivery, cx);
+            self.drop_delivery(&delivery, reason, cx);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// The subscription with this filter, as subscribed.
+    pub fn subscription(&self, filter: &str) -> Option<&SessionSubscription> {
+        let index = self.subscriptions.binary_search_by(|held| held.filter.as_ref().cmp(filter)).ok()?;
+        self.subscriptions.get(index)
+    }
+
+    /// The membership in the group with this queue.
+    pub fn membership(&self, group: QueueId) -> Option<&Membership> {
+        self.subscriptions.iter().filter_map(|held| held.group.as_ref()).find(|held| held.queue == group)
+    }
+
+    /// Adds or replaces a subscription.
+    pub fn put_subscription(&mut self, subscription: SessionSubscription) {
+        match self.subscriptions.binary_search_by(|held| held.filter.cmp(&subscription.filter)) {
+            Ok(index) => self.subscriptions[index] = subscription,
+            Err(index) => self.subscriptions.insert(index, subscription),
+        }
+    }
+
+    /// Removes a subscription.
+    pub fn take_subscription(&mut self, filter: &str) -> Option<SessionSubscription> {
+        let index = self.subscriptions.binary_search_by(|held| held.filter.as_ref().cmp(filter)).ok()?;
+        Some(self.subscriptions.remove(index))
+    }
+}
+
+/// A delivery leaves the memory that its session holds.
+fn unaccount(delivery: &Delivery, cx: &Context<'_>) {
+    cx.stats.queued_messages.sub(1);
+    cx.stats.queued_bytes.sub(delivery.message.size() as u64);
+}

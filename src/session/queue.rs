@@ -1,0 +1,106 @@
+//! What waits for a client: a bounded FIFO of deliveries that have no packet id yet, and the policy
+//! for what happens when it is full.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Delivery;
+
+/// A FIFO of deliveries that knows its bytes.
+#[derive(Debug, Default)]
+pub struct Queue {
+    deliveries: VecDeque<Delivery>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// How many deliveries wait.
+    pub fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    /// The bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether one more of `size` bytes stays within these limits.
+    pub fn has_room(&self, size: usize, max_messages: u64, max_bytes: u64) -> bool {
+        (self.len() as u64) < max_messages && (self.bytes + size) as u64 <= max_bytes
+    }
+
+    /// Appends.
+    pub fn push(&mut self, delivery: Delivery) {
+        self.bytes += delivery.message.size();
+        self.deliveries.push_back(delivery);
+    }
+
+    /// Puts back at the head what had been taken, oldest first, keeping its order.
+    pub fn push_head(&mut self, mut returned: Vec<Delivery>) {
+        while let Some(delivery) = returned.pop() {
+            self.bytes += delivery.message.size();
+            self.deliveries.push_front(delivery);
+        }
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.pop_front()?;
+        self.account_removed(&delivery);
+        Some(delivery)
+    }
+
+    /// The oldest.
+    pub fn front(&self) -> Option<&Delivery> {
+        self.deliveries.front()
+    }
+
+    /// Takes out, in order, whatever `pick` chooses.
+    pub fn take(&mut self, mut pick: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        if !self.deliveries.iter().any(&mut pick) {
+            return Vec::new();
+        }
+        let (taken, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.deliveries).into_iter().partition(pick);
+        self.deliveries = kept;
+        for delivery in &taken {
+            self.account_removed(delivery);
+        }
+        taken.into()
+    }
+
+    /// Takes out what has expired.
+    pub fn purge(&mut self, now: Instant) -> Vec<Delivery> {
+        self.take(|delivery| delivery.message.expires.is_some_and(|at| at <= now))
+    }
+
+    /// The delivery at `index` from the head.
+    pub fn get(&self, index: usize) -> Option<&Delivery> {
+        self.deliveries.get(index)
+    }
+
+    /// Takes the delivery at `index` from the head.
+    pub fn remove(&mut self, index: usize) -> Option<Delivery> {
+        let delivery = self.deliveries.remove(index)?;
+        self.account_removed(&delivery);
+        Some(delivery)
+    }
+
+    /// Every delivery, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Delivery> {
+        self.deliveries.iter()
+    }
+
+    fn account_removed(&mut self, delivery: &Delivery) {
+        self.bytes -= delivery.message.size();
+        if self.deliveries.is_empty() && self.deliveries.capacity() > 64 {
+            // A backlog that has drained gives its memory back.
+            self.deliveries = VecDeque::new();
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! What a packet from the client does to its session: QoS flows both ways, aliases, Receive Maximum,
+//! and the packets that a client may not send.
+
+use std::time::Duration;
+
+use super::link::Answer;
+use super::{Context, Expiry, Session, inflight::Step, unaccount};
+use crate::message::{Message, MessageId, MessageParts, Publisher};
+use crate::protocol::packet::{
+    Ack, Disconnect, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, Version,
+};
+use crate::protocol::properties::{Properties, Property, encode_property};
+use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::store::{Record, Ticket};
+
+/// What a packet asks of the broker.
+#[derive(Debug)]
+pub enum Action<'a> {
+    /// Nothing more.
+    None,
+    /// Route this message, then call [`Session::published`].
+    Publish(Message, Option<PacketId>),
+    /// Add these subscriptions.
+    Subscribe(Subscribe<'a>),
+    /// Remove these.
+    Unsubscribe(Unsubscribe<'a>),
+    /// The client says goodbye; its will is to be published all the same or not.
+    Disconnect {
+        /// Reason 0x04.
+        with_will: bool,
+    },
+}
+
+impl Session {
+    /// Takes one packet from the client.
+    ///
+    /// Errors end the connection, with their reason code where the version can say it.
+    pub fn receive<'a>(
+        &mut self,
+        packet: Packet<'a>,
+        cx: &mut Context<'_>,
+    ) -> Result<Action<'a>, ProtocolError> {
+        match packet {
+            Packet::Publish(publish) => self.receive_publish(&publish, cx),
+            Packet::PubAck(ack) => self.receive_puback(ack.packet_id, cx),
+            Packet::PubRec(ack) => self.receive_pubrec(&ack, cx),
+            Packet::PubRel(ack) => self.receive_pubrel(ack.packet_id, cx),
+            Packet::PubComp(ack) => self.receive_pubcomp(ack.packet_id, cx),
+            Packet::Subscribe(subscribe) => Ok(Action::Subscribe(subscribe)),
+            Packet::Unsubscribe(unsubscribe) => Ok(Action::Unsubscribe(unsubscribe)),
+            Packet::PingReq => {
+                // [MQTT-3.12.4-1]
+                self.answer(Ticket(0), Answer::Other, &Packet::PingResp, cx);
+                Ok(Action::None)
+            }
+            Packet::Disconnect(disconnect) => self.receive_disconnect(&disconnect),
+            // [MQTT-3.1.0-2]: a second CONNECT.
+            Packet::Connect(_) => Err(ProtocolError::protocol("a second CONNECT")),
+            Packet::Auth(_) => {
+                Err(ProtocolError::protocol("AUTH, but CONNECT chose no authentication method"))
+            }
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(ProtocolError::protocol("a packet that only a server may send"))
+            }
+        }
+    }
+
+    /// Sends an answer to the client, if it is there, once `ticket` is durable.
+    pub fn answer(&mut self, ticket: Ticket, kind: Answer, packet: &Packet<'_>, cx: &mut Context<'_>) {
+        if let Some(link) = &mut self.link {
+            let durable = cx.store.durable();
+            if ticket <= durable {
+                cx.stats.packets_sent.add(1);
+            }
+            link.answer(ticket, durable, kind, packet);
+        }
+    }
+
+    fn receive_publish(
+        &mut self,
+        publish: &Publish<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Action<'static>, ProtocolError> {
+        cx.stats.publish_received.add(1);
+        cx.stats.publish_bytes_received.add(publish.payload.len() as u64);
+        if let Some(packet_id) = publish.packet_id {
+            self.check_receive_maximum(packet_id, publish.qos, cx)?;
+            if publish.qos == QoS::ExactlyOnce
+                && let Some(ticket) = self.received.get(&packet_id).copied()
+            {
+                // [MQTT-4.3.3-10]: the same id again is the same message; only its PUBREC is repeated.
+                self.application_message(publish, cx)?;
+                self.acknowledge(packet_id, QoS::ExactlyOnce, ReasonCode::Success, "", ticket, cx);
+                return Ok(Action::None);
+            }
+        }
+        let message = self.application_message(publish, cx)?;
+        Ok(Action::Publish(message, publish.packet_id))
+    }
+
+    /// [MQTT-3.3.4-7]: what is unacknowledged never exceeds the Receive Maximum that CONNACK told.
+    fn check_receive_maximum(
+        &mut self,
+        packet_id: PacketId,
+        qos: QoS,
+        cx: &Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        if qos == QoS::ExactlyOnce && self.received.contains_key(&packet_id) {
+            return Ok(());
+        }
+        let outstanding = self.received.len() + usize::from(link.unacknowledged);
+        if link.version == Version::V5 && outstanding >= usize::from(cx.limits.receive_maximum) {
+            let detail = format!("more than {} unacknowledged", cx.limits.receive_maximum);
+            return Err(ProtocolError::new(ReasonCode::ReceiveMaximumExceeded, detail));
+        }
+        Ok(())
+    }
+
+    /// The Application Message that a PUBLISH carries: alias resolved, expiry turned into a deadline,
+    /// the other properties as they came [MQTT-3.3.2-4] [MQTT-3.3.2-17].
+    fn application_message(
+        &mut self,
+        publish: &Publish<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Message, ProtocolError> {
+        let (mut alias, mut expiry, mut users) = (None, None, 0);
+        for property in publish.properties.iter() {
+            match property {
+                Property::TopicAlias(value) => alias = Some(value),
+                Property::MessageExpiryInterval(seconds) => expiry = Some(seconds),
+                // [MQTT-3.3.4-6]
+                Property::SubscriptionIdentifier(_) => {
+                    return Err(ProtocolError::protocol(
+                        "a Subscription Identifier in a PUBLISH to the server",
+                    ));
+                }
+                Property::UserProperty(..) => users += 1,
+                _ => {}
+            }
+        }
+        check_user_properties(users, cx)?;
+        let mut kept = std::mem::take(cx.scratch);
+        kept.clear();
+        let properties = if alias.is_some() || expiry.is_some() {
+            for property in publish.properties.iter() {
+                if !matches!(property, Property::TopicAlias(_) | Property::MessageExpiryInterval(_)) {
+                    encode_property(property, &mut kept);
+                }
+            }
+            &kept
+        } else {
+            publish.properties.raw()
+        };
+        let publisher = Publisher::new(self.queue_id, &self.client_id);
+        let message =
+            resolve(self.link.as_mut(), alias, publish.topic, cx.limits.topic_alias_maximum).map(|topic| {
+                Message::new(MessageParts {
+                    id: MessageId(0),
+                    version: 0,
+                    publisher: Some(publisher),
+                    qos: publish.qos,
+                    retain: publish.retain,
+                    expires: expiry.map(|seconds| cx.now + Duration::from_secs(seconds.into())),
+                    topic,
+                    properties,
+                    payload: publish.payload,
+                })
+            });
+        *cx.scratch = kept;
+        message
+    }
+
+    /// The broker took or refused a PUBLISH: remembers its packet id and answers once `ticket` is
+    /// durable [MQTT-4.3.2-4] [MQTT-4.3.3-8].
+    pub fn published(
+        &mut self,
+        packet_id: PacketId,
+        qos: QoS,
+        reason: ReasonCode,
+        detail: &str,
+        ticket: Ticket,
+        cx: &mut Context<'_>,
+    ) {
+        match qos {
+            // A PUBREC of 0x80 or above ends the exchange; its packet id is free.
+            QoS::ExactlyOnce if !reason.is_failure() => {
+                self.received.insert(packet_id, ticket);
+            }
+            QoS::ExactlyOnce => {}
+            _ => {
+                if let Some(link) = &mut self.link {
+                    link.unacknowledged += 1;
+                }
+            }
+        }
+        self.acknowledge(packet_id, qos, reason, detail, ticket, cx);
+    }
+
+    fn acknowledge(
+        &mut self,
+        packet_id: PacketId,
+        qos: QoS,
+        reason: ReasonCode,
+        detail: &str,
+        ticket: Ticket,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(link) = &self.link else { return };
+        let reason_string = link.reason_string(detail);
+        let ack = Ack { packet_id, reason, properties: reason_string.as_properties() };
+        match qos {
+            QoS::ExactlyOnce => self.answer(ticket, Answer::Other, &Packet::PubRec(ack), cx),
+            _ => self.answer(ticket, Answer::PubAck, &Packet::PubAck(ack), cx),
+        }
+    }
+
+    fn receive_pubrel(
+        &mut self,
+        packet_id: PacketId,
+        cx: &mut Context<'_>,
+    ) -> Result<Action<'static>, ProtocolError> {
+        let (reason, ticket) = match self.received.remove(&packet_id) {
+            Some(_) if self.persistent => {
+                (ReasonCode::Success, cx.store.push(Record::Released(self.queue_id, packet_id)))
+            }
+            Some(_) => (ReasonCode::Success, Ticket(0)),
+            None => (ReasonCode::PacketIdentifierNotFound, Ticket(0)),
+        };
+        let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
+        // [MQTT-4.3.3-11]
+        self.answer(ticket, Answer::Other, &Packet::PubComp(ack), cx);
+        Ok(Action::None)
+    }
+
+    fn receive_puback(
+        &mut self,
+        packet_id: PacketId,
+        cx: &mut Context<'_>,
+    ) -> Result<Action<'static>, ProtocolError> {
+        let Some(slot) = self.inflight.get_sent(packet_id) else {
+            // A PUBACK for what a former connection was sent, or nobody: nothing to end.
+            return Ok(Action::None);
+        };
+        if slot.qos() != QoS::AtLeastOnce {
+            return Err(ProtocolError::protocol("a PUBACK for a QoS 2 PUBLISH"));
+        }
+        if let Some(delivery) = self.inflight.finish(packet_id) {
+            unaccount(&delivery, cx);
+            self.settle(&delivery, cx);
+        }
+        self.pump(cx);
+        Ok(Action::None)
+    }
+
+    fn receive_pubrec(
+        &mut self,
+        ack: &Ack<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Action<'static>, ProtocolError> {
+        let packet_id = ack.packet_id;
+        let Some(slot) = self.inflight.get_sent(packet_id) else {
+            if let Some(link) = &mut self.link
+                && !ack.reason.is_failure()
+            {
+                link.write_pubrel(packet_id, ReasonCode::PacketIdentifierNotFound, cx);
+            }
+            return Ok(Action::None);
+        };
+        if slot.qos() != QoS::ExactlyOnce {
+            return Err(ProtocolError::protocol("a PUBREC for a QoS 1 PUBLISH"));
+        }
+        if ack.reason.is_failure() {
+            // [MQTT-4.8.2-6]: refused by this client, and sent to nobody else.
+            if let Some(delivery) = self.inflight.finish(packet_id) {
+                unaccount(&delivery, cx);
+                self.settle(&delivery, cx);
+            }
+            self.pump(cx);
+            return Ok(Action::None);
+        }
+        slot.step = Step::Released;
+        if let Some(delivery) = slot.delivery.take() {
+            unaccount(&delivery, cx);
+            self.settle(&delivery, cx);
+        }
+        let ticket = match self.persistent {
+            true => cx.store.push(Record::Stepped(self.queue_id, packet_id)),
+            false => Ticket(0),
+        };
+        if let Some(slot) = self.inflight.get_sent(packet_id) {
+            slot.ticket = ticket;
+        }
+        let ack = Ack { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY };
+        // [MQTT-4.3.3-4]
+        self.answer(ticket, Answer::Other, &Packet::PubRel(ack), cx);
+        Ok(Action::None)
+    }
+
+    fn receive_pubcomp(
+        &mut self,
+        packet_id: PacketId,
+        cx: &mut Context<'_>,
+    ) -> Result<Action<'static>, ProtocolError> {
+        match self.inflight.get_sent(packet_id).map(|slot| slot.step) {
+            Some(Step::Released) => {
+                self.inflight.finish(packet_id);
+                self.pump(cx);
+                Ok(Action::None)
+            }
+            Some(_) => Err(ProtocolError::protocol("a PUBCOMP before its PUBREC")),
+            None => Ok(Action::None),
+        }
+    }
+
+    fn receive_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Result<Action<'static>, ProtocolError> {
+        for property in disconnect.properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(seconds) if seconds > 0 && self.expiry == Expiry::AT_ONCE => {
+                    // [MQTT-3.14.2-2]
+                    return Err(ProtocolError::protocol(
+                        "a Session Expiry Interval in DISCONNECT, but none in CONNECT",
+                    ));
+                }
+                Property::SessionExpiryInterval(seconds) => self.expiry = Expiry(seconds),
+                Property::ServerReference(_) => {
+                    return Err(ProtocolError::protocol("a Server Reference in a DISCONNECT to the server"));
+                }
+                _ => {}
+            }
+        }
+        Ok(Action::Disconnect { with_will: disconnect.reason == ReasonCode::DisconnectWithWill })
+    }
+}
+
+/// The cap on User Properties of one packet.
+pub fn check_user_properties(count: usize, cx: &Context<'_>) -> Result<(), ProtocolError> {
+    if count <= cx.limits.user_properties {
+        return Ok(());
+    }
+    let detail = format!("{count} User Properties, the limit is {}", cx.limits.user_properties);
+    Err(ProtocolError::new(ReasonCode::QuotaExceeded, detail))
+}
+
+fn resolve<'a>(
+    link: Option<&'a mut super::link::Link>,
+    alias: Option<u16>,
+    topic: &'a str,
+    maximum: u16,
+) -> Result<&'a str, ProtocolError> {
+    match (alias, link) {
+        (Some(alias), Some(link)) => {
+            link.inbound_aliases.get_or_insert_default().resolve(alias, topic, maximum)
+        }
+        _ => Ok(topic),
+    }
+}

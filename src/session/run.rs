@@ -1,0 +1,219 @@
+//! A run: consecutive messages with one route, encoded once and copied to every taker that wants
+//! nothing of its own in them. This is what makes a fan-out cost a copy and a few patches.
+
+use std::sync::Arc;
+
+use super::link::SHARED_PAYLOAD;
+use super::{Context, Delivery, Session};
+use crate::broker::ids::Identifiers;
+use crate::message::Message;
+use crate::protocol::codec::PublishHeader;
+use crate::protocol::packet::{PacketId, QoS, Version};
+use crate::protocol::properties::{Property, encode_property};
+
+/// The encoded frames of a run's messages, for one version and QoS.
+#[derive(Debug, Default)]
+struct Frames {
+    built: bool,
+    /// Some message needs a treatment of its own: expired, or a large payload.
+    unfit: bool,
+    bytes: Vec<u8>,
+    /// For each message above QoS 0: its index, and where its packet id stands.
+    packet_ids: Vec<(u32, usize)>,
+    largest: usize,
+    payload_bytes: u64,
+}
+
+/// The buffers of a run, kept from run to run.
+#[derive(Debug, Default)]
+pub struct Run {
+    frames: [[Frames; 3]; 2],
+}
+
+/// What one taker of a run has subscribed to.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The highest QoS of its matching subscriptions.
+    pub qos: QoS,
+    /// Retain As Published of any.
+    pub retain_as_published: bool,
+    /// Their identifiers.
+    pub identifiers: &'a Identifiers,
+    /// Retained publishes up to this version reach it by the retained replay.
+    pub since: u64,
+    /// Places were reserved in its queue.
+    pub metered: bool,
+}
+
+impl Run {
+    /// Begins another run: what was encoded is of no more use.
+    pub fn begin(&mut self) {
+        for frames in self.frames.as_flattened_mut() {
+            frames.built = false;
+        }
+    }
+
+    fn frames(
+        &mut self,
+        version: Version,
+        qos: QoS,
+        messages: &[Arc<Message>],
+        cx: &mut Context<'_>,
+    ) -> &Frames {
+        let frames = &mut self.frames[usize::from(version == Version::V5)][qos as usize];
+        if !frames.built {
+            frames.build(version, qos, messages, cx);
+        }
+        frames
+    }
+}
+
+impl Frames {
+    fn build(&mut self, version: Version, qos: QoS, messages: &[Arc<Message>], cx: &mut Context<'_>) {
+        self.built = true;
+        self.unfit = messages.iter().any(|m| m.payload().len() > SHARED_PAYLOAD || m.is_expired(cx.now));
+        self.bytes.clear();
+        self.packet_ids.clear();
+        (self.largest, self.payload_bytes) = (0, 0);
+        if self.unfit {
+            return;
+        }
+        for (index, message) in messages.iter().enumerate() {
+            let start = self.bytes.len();
+            let qos = qos.min(message.qos);
+            cx.scratch.clear();
+            if let Some(remaining) = message.remaining_expiry(cx.now) {
+                encode_property(Property::MessageExpiryInterval(remaining), cx.scratch);
+            }
+            let header = PublishHeader {
+                dup: false,
+                qos,
+                retain: false,
+                topic: message.topic(),
+                packet_id: (qos > QoS::AtMostOnce).then_some(PacketId::MIN),
+                properties: message.properties(),
+                extra: cx.scratch,
+                payload_len: message.payload().len(),
+            };
+            let total = header.packet_len(version);
+            header.encode(version, &mut self.bytes);
+            if qos > QoS::AtMostOnce {
+                // Behind the fixed header (type and length) and the topic with its own length.
+                let fixed = 1 + length_of_length(total);
+                self.packet_ids.push((index as u32, start + fixed + 2 + message.topic().len()));
+            }
+            self.bytes.extend_from_slice(message.payload());
+            self.largest = self.largest.max(self.bytes.len() - start);
+            self.payload_bytes += message.payload().len() as u64;
+        }
+    }
+}
+
+/// How many bytes a packet of `total` bytes spends on its Remaining Length.
+fn length_of_length(total: usize) -> usize {
+    match total {
+        0..=129 => 1,
+        130..=16_386 => 2,
+        16_387..=2_097_155 => 3,
+        _ => 4,
+    }
+}
+
+impl Session {
+    /// Takes a run of messages that share a route: by copying ready frames where nothing in them is
+    /// this client's own, else one by one.
+    pub fn deliver_run(
+        &mut self,
+        run: &mut Run,
+        messages: &[Arc<Message>],
+        terms: Terms<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        if self.deliver_ready(run, messages, terms, cx) {
+            return;
+        }
+        for message in messages {
+            if message.version != 0 && message.version <= terms.since {
+                // The retained replay of this subscription brings it.
+                if terms.metered && message.qos.min(terms.qos) > QoS::AtMostOnce {
+                    self.settle(&self.delivery(message, terms), cx);
+                }
+                continue;
+            }
+            self.deliver(self.delivery(message, terms), cx);
+        }
+    }
+
+    fn delivery(&self, message: &Arc<Message>, terms: Terms<'_>) -> Delivery {
+        Delivery {
+            message: message.clone(),
+            from: self.queue_id,
+            identifiers: terms.identifiers.clone(),
+            qos: message.qos.min(terms.qos),
+            // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+            retain: message.retain && terms.retain_as_published,
+            dup: false,
+            metered: terms.metered,
+        }
+    }
+
+    fn deliver_ready(
+        &mut self,
+        run: &mut Run,
+        messages: &[Arc<Message>],
+        terms: Terms<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some(link) = &self.link else { return false };
+        let plain = link.takes_ready_frames()
+            && terms.identifiers.is_empty()
+            && self.queue.is_empty()
+            && self.inflight.all_written()
+            && (!self.persistent || terms.qos < QoS::ExactlyOnce);
+        if !plain || messages.iter().any(|m| m.version != 0) {
+            return false;
+        }
+        let frames = run.frames(link.version, terms.qos, messages, cx);
+        if frames.unfit
+            || frames.largest > link.max_packet as usize
+            || self.inflight.len() + frames.packet_ids.len() > usize::from(link.window)
+            || !link.has_room(frames.bytes.len(), cx.outbound_limit)
+        {
+            return false;
+        }
+        self.append_ready(frames, messages, terms, cx);
+        true
+    }
+
+    fn append_ready(
+        &mut self,
+        frames: &Frames,
+        messages: &[Arc<Message>],
+        terms: Terms<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let own = self.queue_id;
+        let Some(link) = &mut self.link else { return };
+        let buf = link.outbound.buf();
+        let start = buf.len();
+        buf.extend_from_slice(&frames.bytes);
+        for (index, at) in &frames.packet_ids {
+            let message = &messages[*index as usize];
+            cx.stats.queued_messages.add(1);
+            cx.stats.queued_bytes.add(message.size() as u64);
+            let id = self.inflight.bind_written(Delivery {
+                message: message.clone(),
+                from: own,
+                identifiers: Identifiers::default(),
+                qos: terms.qos.min(message.qos),
+                retain: false,
+                dup: false,
+                metered: terms.metered,
+            });
+            buf[start + at..start + at + 2].copy_from_slice(&id.get().to_be_bytes());
+        }
+        cx.stats.packets_sent.add(messages.len() as u64);
+        cx.stats.publish_sent.add(messages.len() as u64);
+        cx.stats.publish_bytes_sent.add(frames.payload_bytes);
+    }
+}

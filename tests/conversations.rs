@@ -1,0 +1,61 @@
+//! Conversations without sockets: packets in, packets out.
+#![allow(missing_docs)]
+
+mod common {
+    pub mod world;
+}
+
+use common::world::*;
+use weirmq::protocol::packet::*;
+
+#[test]
+fn a_message_arrives_at_each_qos_in_each_version_across_shards() {
+    for shards in [1, 3] {
+        for version in [Version::V3, Version::V4, Version::V5] {
+            let mut w = World::new(shards);
+            let (a, b) = (w.connect(version, "a"), w.connect(version, "bb"));
+            w.subscribe(a, "t/+", QoS::ExactlyOnce);
+            for (i, qos) in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().enumerate() {
+                w.publish(b, "t/1", qos, &i.to_string());
+            }
+            let got = w.drain(a);
+            assert_eq!(got.len(), 3, "{got:?}");
+            for (i, frame) in got.iter().enumerate() {
+                assert_eq!(frame.publish().payload, i.to_string().as_bytes());
+                assert_eq!(frame.publish().qos as usize, i);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_group_member_leaves_unacknowledged_goes_to_another() {
+    let mut w = World::new(2);
+    let (a, b, p) =
+        (w.connect(Version::V5, "a"), w.connect(Version::V5, "bb"), w.connect(Version::V5, "ppp"));
+    w.subscribe(a, "$share/g/t", QoS::AtLeastOnce);
+    w.subscribe(b, "$share/g/t", QoS::AtLeastOnce);
+    for i in 0..100 {
+        w.publish(p, "t", QoS::AtLeastOnce, &i.to_string());
+    }
+    let unacknowledged = w.take(a).len();
+    assert_eq!(unacknowledged, 32);
+    w.cut(a);
+    let got = w.drain(b);
+    assert_eq!(got.len(), 100);
+    assert_eq!(got.iter().filter(|frame| frame.publish().dup).count(), unacknowledged);
+}
+
+#[test]
+fn a_persistent_session_gets_what_it_missed() {
+    let mut w = World::new(2);
+    let a = w.resume(Version::V5, "a");
+    w.subscribe(a, "t", QoS::ExactlyOnce);
+    w.cut(a);
+    let p = w.connect(Version::V5, "ppp");
+    for i in 0..100 {
+        w.publish(p, "t", QoS::ExactlyOnce, &i.to_string());
+    }
+    let a = w.resume(Version::V5, "a");
+    assert_eq!(w.drain(a).len(), 100);
+}
