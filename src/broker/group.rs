@@ -6,15 +6,15 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ids::Identifiers;
-use super::meter::QueueMeter;
 use super::outbox::{Item, Join};
 use crate::limits::{Overflow, Strategy};
 use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
 use crate::session::{Delivery, queue::Queue};
 use crate::stats::{DropReason, Stats};
 use crate::store::{Record, Store};
+use crate::target::Identifiers;
 
 /// How far behind the head a message may be given, where its strategy names the one member who may
 /// have it and the head waits for another.

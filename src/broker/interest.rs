@@ -9,9 +9,10 @@ use crate::protocol::packet::QoS;
 
 use super::ids::{Grant, Merged, PeerSet};
 use super::members::Members;
-use super::meter::QueueMeter;
-use super::route::{GroupTarget, Route, Target};
+use super::route::Route;
 use super::trie::Trie;
+use crate::meter::QueueMeter;
+use crate::target::{GroupTarget, Target};
 
 /// A persistent session's subscription to one filter.
 #[derive(Clone, Debug)]

@@ -7,7 +7,6 @@ pub mod ids;
 pub mod interest;
 mod level;
 mod members;
-pub mod meter;
 pub mod outbox;
 pub mod retained;
 pub mod route;

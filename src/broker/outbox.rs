@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::meter::QueueMeter;
 use super::route::Route;
 use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
 

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use crate::message::{PeerId, QueueId};
+use crate::message::QueueId;
+use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
+use crate::target::{GroupTarget, Target};
 
 use super::cache::TopicCache;
-use super::ids::{Identifiers, PeerSet};
-use super::meter::QueueMeter;
+use super::ids::PeerSet;
 
 /// The bytes that a shard's cached routes may take.
 const CACHE_BYTES: usize = 4 << 20;
@@ -32,40 +33,6 @@ pub struct Route {
     pub newest_since: u64,
     /// The highest QoS of `queues`.
     pub max_qos: QoS,
-}
-
-/// A durable queue that takes a topic's messages.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// The queue.
-    pub queue: QueueId,
-    /// The shard its session lives on.
-    pub home: PeerId,
-    /// The highest of the matching subscriptions' QoS.
-    pub qos: QoS,
-    /// Whether any matching subscription asks for Retain As Published.
-    pub retain_as_published: bool,
-    /// The identifiers of all matching subscriptions.
-    pub identifiers: Identifiers,
-    /// The lowest `since` of the matching subscriptions: a retained publish above it is delivered live.
-    pub since: u64,
-    /// How full it is.
-    pub meter: Arc<QueueMeter>,
-}
-
-/// A share group that takes a topic's messages.
-#[derive(Clone, Debug)]
-pub struct GroupTarget {
-    /// Its queue.
-    pub queue: QueueId,
-    /// The shard its queue lives on.
-    pub home: PeerId,
-    /// Its filter, without `$share/` and the group.
-    pub filter: Arc<str>,
-    /// Its ShareName.
-    pub group: Arc<str>,
-    /// How full its queue is.
-    pub meter: Arc<QueueMeter>,
 }
 
 impl Route {

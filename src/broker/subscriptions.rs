@@ -6,9 +6,10 @@ use std::rc::Rc;
 use crate::protocol::packet::QoS;
 
 use super::cache::TopicCache;
-use super::ids::{Grant, Identifiers, Merged};
+use super::ids::{Grant, Merged};
 use super::members::Members;
 use super::trie::Trie;
+use crate::target::Identifiers;
 
 /// The bytes that remembered results may take.
 const CACHE_BYTES: usize = 4 << 20;

@@ -13,15 +13,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::broker::ids::Identifiers;
-use crate::broker::meter::QueueMeter;
 use crate::limits::Limits;
 use crate::limits::Overflow;
 use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::meter::QueueMeter;
 use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
 use crate::protocol::reason::ReasonCode;
 use crate::stats::{DropReason, Stats};
 use crate::store::{Record, Store, Ticket};
+use crate::target::Identifiers;
 
 use inflight::{Inflight, Step};
 use link::{Link, Written};

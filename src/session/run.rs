@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::link::SHARED_PAYLOAD;
 use super::{Context, Delivery, Session};
-use crate::broker::ids::Identifiers;
 use crate::message::Message;
 use crate::protocol::codec::PublishHeader;
 use crate::protocol::packet::{PacketId, QoS, Version};
 use crate::protocol::properties::{Property, encode_property};
+use crate::target::Identifiers;
 
 /// The encoded frames of a run's messages, for one version and QoS.
 #[derive(Debug, Default)]

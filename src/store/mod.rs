@@ -5,9 +5,9 @@ pub mod memory;
 
 use std::sync::Arc;
 
-use crate::broker::route::{GroupTarget, Target};
 use crate::message::{Message, MessageId, QueueId};
 use crate::protocol::packet::PacketId;
+use crate::target::{GroupTarget, Target};
 
 /// A position in the store's FIFO. Work that waits for it may go on once [`Store::durable`] has
 /// reached it. `Ticket(0)` waits for nothing.

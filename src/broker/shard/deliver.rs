@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use super::Shard;
 use crate::broker::group::{Give, Group, GroupContext};
-use crate::broker::meter::QueueMeter;
 use crate::broker::outbox::{Batch, Item, Join};
-use crate::broker::route::{GroupTarget, Route};
+use crate::broker::route::Route;
 use crate::limits::ShareRule;
 use crate::message::{Message, QueueId};
+use crate::meter::QueueMeter;
 use crate::session::Delivery;
 use crate::session::run::{Run, Terms};
 use crate::store::Record;
+use crate::target::GroupTarget;
 
 /// How much of a run is encoded together, at most.
 const RUN_BYTES: usize = 64 * 1024;

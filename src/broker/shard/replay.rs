@@ -8,10 +8,10 @@ use std::time::Instant;
 use hashbrown::HashMap;
 
 use super::Shard;
-use crate::broker::ids::Identifiers;
 use crate::broker::retained::Position;
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
+use crate::target::Identifiers;
 
 /// How many topics a slice looks at, at most.
 const SLICE: usize = 256;

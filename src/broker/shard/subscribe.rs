@@ -9,10 +9,10 @@ use super::connect::share_parts;
 use super::replay::Replay;
 use crate::broker::access;
 use crate::broker::interest::QueueSubscription;
-use crate::broker::meter::QueueMeter;
 use crate::broker::outbox::{Item, Join};
 use crate::broker::subscriptions::Subscription;
 use crate::message::{PeerId, QueueId};
+use crate::meter::QueueMeter;
 use crate::protocol::packet::{
     Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, Unsubscribe, Version,
 };
