@@ -10,6 +10,8 @@ mod members;
 pub mod outbox;
 pub mod retained;
 pub mod route;
+#[cfg(test)]
+mod samples;
 pub mod shard;
 pub mod shared;
 pub mod subscriptions;

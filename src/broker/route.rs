@@ -128,3 +128,110 @@ impl RouteCache {
         self.0.bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::QueueRule;
+    use crate::message::PeerId;
+    use crate::target::Identifiers;
+
+    fn meter(max_messages: u64) -> Arc<QueueMeter> {
+        Arc::new(QueueMeter::new(&QueueRule { max_messages, ..QueueRule::default() }))
+    }
+
+    fn target(queue: u64, qos: QoS, max_messages: u64) -> Target {
+        Target {
+            queue: QueueId(queue),
+            home: PeerId(0),
+            qos,
+            retain_as_published: false,
+            identifiers: Identifiers::default(),
+            since: 0,
+            meter: meter(max_messages),
+        }
+    }
+
+    fn group(queue: u64, max_messages: u64) -> GroupTarget {
+        let home = PeerId(0);
+        GroupTarget {
+            queue: QueueId(queue),
+            home,
+            filter: "f".into(),
+            group: "g".into(),
+            meter: meter(max_messages),
+        }
+    }
+
+    fn route(generation: u64, queues: Vec<Target>, groups: Vec<GroupTarget>) -> Route {
+        Route {
+            generation,
+            peers: PeerSet::EMPTY,
+            homes: PeerSet::EMPTY,
+            newest_since: 0,
+            max_qos: queues.iter().map(|target| target.qos).max().unwrap_or(QoS::AtMostOnce),
+            queues: queues.into(),
+            groups: groups.into(),
+            no_local: Box::default(),
+        }
+    }
+
+    fn held(route: &Route) -> Vec<(u64, u64)> {
+        let queues = route.queues.iter().map(|target| &target.meter);
+        let groups = route.groups.iter().map(|target| &target.meter);
+        queues.chain(groups).map(|meter| (meter.messages(), meter.bytes())).collect()
+    }
+
+    #[test]
+    fn reserves_in_every_queue_or_in_none() {
+        let one = QoS::AtLeastOnce;
+        let queues = vec![target(1, one, 9), target(2, QoS::AtMostOnce, 9), target(3, one, 2)];
+        let route = route(0, queues, vec![group(4, 1)]);
+        assert_eq!(route.reserve(one, 10), Ok(()));
+        assert_eq!(held(&route), [(1, 10), (0, 0), (1, 10), (1, 10)]);
+        assert_eq!(route.reserve(one, 10), Err(QueueId(4)), "the last one is full");
+        assert_eq!(held(&route), [(1, 10), (0, 0), (1, 10), (1, 10)], "and all others got back theirs");
+        route.groups[0].meter.release(1, 10);
+        assert_eq!(route.reserve(QoS::ExactlyOnce, 5), Ok(()));
+        route.groups[0].meter.release(1, 5);
+        assert_eq!(route.reserve(one, 1), Err(QueueId(3)), "one in the middle is full");
+        assert_eq!(held(&route), [(2, 15), (0, 0), (2, 15), (0, 0)]);
+        assert_eq!(route.reserve(QoS::AtMostOnce, 1), Ok(()), "at QoS 0 no queue keeps it");
+        assert_eq!(held(&route), [(2, 15), (0, 0), (2, 15), (0, 0)]);
+    }
+
+    #[test]
+    fn a_release_gives_back_what_a_reservation_took() {
+        let route = route(0, vec![target(1, QoS::AtLeastOnce, 9)], vec![group(2, 9)]);
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            assert_eq!(route.reserve(qos, 7), Ok(()));
+            route.release(qos, 7);
+            assert_eq!(held(&route), [(0, 0), (0, 0)]);
+        }
+    }
+
+    #[test]
+    fn a_route_keeps_what_both_sides_want_at_qos_1_or_above() {
+        let transient = route(0, vec![], vec![]);
+        let low = route(0, vec![target(1, QoS::AtMostOnce, 9)], vec![]);
+        let high = route(0, vec![target(1, QoS::ExactlyOnce, 9)], vec![]);
+        let shared = route(0, vec![], vec![group(1, 9)]);
+        let kept = |qos| [&transient, &low, &high, &shared].map(|route| route.keeps(qos));
+        assert_eq!(kept(QoS::AtMostOnce), [false; 4]);
+        assert_eq!(kept(QoS::AtLeastOnce), [false, false, true, true]);
+    }
+
+    #[test]
+    fn the_cache_forgets_by_generation_and_refuses_what_is_larger_than_itself() {
+        let mut cache = RouteCache::new();
+        cache.insert("a", Arc::new(route(1, vec![], vec![])));
+        assert_eq!(cache.get("a", 1).map(|route| route.generation), Some(1));
+        assert!(cache.get("a", 2).is_none());
+        let many: Vec<Target> = (0..100_000).map(|queue| target(queue, QoS::AtLeastOnce, 9)).collect();
+        let large = Arc::new(route(2, many, vec![]));
+        assert!(large.bytes() > CACHE_BYTES);
+        cache.insert("a", large);
+        assert!(cache.get("a", 2).is_none());
+        assert_eq!(cache.bytes(), 0);
+    }
+}

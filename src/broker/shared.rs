@@ -159,3 +159,151 @@ impl DerefMut for Retaining<'_> {
         &mut self.retained
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::broker::interest::QueueSubscription;
+    use crate::broker::retained::Position;
+    use crate::broker::samples::retained;
+    use crate::limits::QueueRule;
+    use crate::meter::QueueMeter;
+    use crate::protocol::packet::QoS;
+
+    const LIMITS: RetainedLimits = RetainedLimits { messages: 1000, bytes: 1 << 20 };
+
+    fn queue_subscription(queue: u64, since: u64) -> QueueSubscription {
+        QueueSubscription {
+            queue: QueueId(queue),
+            home: PeerId(0),
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            identifier: 0,
+            since,
+            meter: Arc::new(QueueMeter::new(&QueueRule::default())),
+        }
+    }
+
+    fn transient(session: u32) -> Subscription {
+        Subscription {
+            session,
+            qos: QoS::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+            identifier: 0,
+            since: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn every_change_of_interest_voids_cached_routes() {
+        let shared = Shared::new(LIMITS);
+        let mut cache = RouteCache::new();
+        let before = shared.route(&mut cache, "a", None);
+        assert!(before.is_empty());
+        assert!(Arc::ptr_eq(&before, &shared.route(&mut cache, "a", Some(QueueId(1)))));
+        shared.change_interest(|interest, since| interest.subscribe("+", queue_subscription(1, since)));
+        assert!(!shared.is_current(&before));
+        let after = shared.route(&mut cache, "a", None);
+        assert!(shared.is_current(&after));
+        assert_eq!(after.queues.len(), 1);
+        shared.change_interest(|interest, _| interest.unsubscribe("+", QueueId(1)));
+        assert!(shared.route(&mut cache, "a", None).is_empty());
+    }
+
+    #[test]
+    fn a_publisher_with_no_local_gets_its_own_route() {
+        let shared = Shared::new(LIMITS);
+        let mut cache = RouteCache::new();
+        shared.change_interest(|interest, since| {
+            interest.subscribe("a", QueueSubscription { no_local: true, ..queue_subscription(1, since) });
+            interest.subscribe("a", queue_subscription(2, since));
+        });
+        for _ in 0..2 {
+            assert_eq!(shared.route(&mut cache, "a", Some(QueueId(1))).queues.len(), 1);
+            assert_eq!(shared.route(&mut cache, "a", Some(QueueId(2))).queues.len(), 2);
+        }
+    }
+
+    #[test]
+    fn transient_subscriptions_reach_interest_once_a_filter_and_shard() {
+        let shared = Shared::new(LIMITS);
+        let mut subscriptions = Subscriptions::new();
+        let mut cache = RouteCache::new();
+        let peer = PeerId(3);
+        shared.retaining().next_version();
+        let first = shared.subscribe_transient(peer, &mut subscriptions, "a", transient(1));
+        assert_eq!(first, Subscribed { existed: false, since: 1 });
+        let route = shared.route(&mut cache, "a", None);
+        assert!(route.peers.contains(peer) && route.homes.contains(peer));
+        shared.retaining().next_version();
+        let second = shared.subscribe_transient(peer, &mut subscriptions, "a", transient(2));
+        assert_eq!(second, Subscribed { existed: false, since: 2 });
+        assert!(shared.is_current(&route), "Interest does not change for it");
+        let again = shared.subscribe_transient(peer, &mut subscriptions, "a", transient(1));
+        assert_eq!(again, Subscribed { existed: true, since: 2 });
+        let since: Vec<u64> = subscriptions.matching("a", None).iter().map(|taker| taker.since).collect();
+        assert_eq!(since, [1, 2]);
+        assert!(shared.unsubscribe_transient(peer, &mut subscriptions, "a", 1));
+        assert!(shared.is_current(&route));
+        assert!(shared.unsubscribe_transient(peer, &mut subscriptions, "a", 2));
+        assert!(!shared.unsubscribe_transient(peer, &mut subscriptions, "a", 2));
+        assert!(shared.route(&mut cache, "a", None).is_empty());
+        assert_eq!(shared.interest().filters(), 0);
+    }
+
+    /// One retained publish: its version, and the queues it was routed to with the `since` of each.
+    type Publish = (u64, Vec<(QueueId, u64)>);
+
+    fn publish(shared: &Shared, cache: &mut RouteCache) -> Publish {
+        let mut retaining = shared.retaining();
+        let version = retaining.next_version();
+        retaining.set(retained("topic", version, b"")).unwrap();
+        let route = shared.route(cache, "topic", None);
+        (version, route.queues.iter().map(|target| (target.queue, target.since)).collect())
+    }
+
+    #[test]
+    fn a_subscribe_that_races_retained_publishes_loses_none_and_doubles_none() {
+        const QUEUES: u64 = 300;
+        let shared = Shared::new(LIMITS);
+        let done = AtomicBool::new(false);
+        let (publishes, subscribes) = std::thread::scope(|scope| {
+            let publisher = scope.spawn(|| {
+                let mut cache = RouteCache::new();
+                let mut publishes = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    publishes.push(publish(&shared, &mut cache));
+                }
+                publishes.push(publish(&shared, &mut cache));
+                publishes
+            });
+            let subscribe = |queue| {
+                let since = shared.change_interest(|interest, since| {
+                    interest.subscribe("topic", queue_subscription(queue, since));
+                    since
+                });
+                let mut replayed = 0;
+                shared.retained().scan("topic", &mut Position::start(), 10, |message| {
+                    replayed = message.version;
+                    ControlFlow::Continue(())
+                });
+                (QueueId(queue), since, replayed)
+            };
+            let subscribes: Vec<_> = (0..QUEUES).map(subscribe).collect();
+            done.store(true, Ordering::Relaxed);
+            (publisher.join().unwrap(), subscribes)
+        });
+        for (queue, since, replayed) in subscribes {
+            assert!(replayed >= since, "the replay reads what `since` covers, or newer");
+            for (version, targets) in publishes.iter().filter(|(version, _)| *version > since) {
+                let routed = targets.contains(&(queue, since));
+                assert!(routed, "publish {version}, after {since}, must reach {queue:?} live");
+            }
+        }
+    }
+}

@@ -218,3 +218,191 @@ fn sessions_with_no_local(grants: &[(u32, Grant)]) -> Box<[u32]> {
     sessions.dedup();
     sessions.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::broker::samples::Samples;
+    use crate::protocol::topic::matches;
+
+    fn subscription(session: u32) -> Subscription {
+        Subscription {
+            session,
+            qos: QoS::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+            identifier: 0,
+            since: 0,
+        }
+    }
+
+    fn sessions(takers: &[Taker]) -> Vec<u32> {
+        takers.iter().map(|taker| taker.session).collect()
+    }
+
+    type Model = BTreeMap<(String, u32), Subscription>;
+
+    /// What `matching` is to answer, by the rules at their plainest.
+    fn expected(model: &Model, topic: &str, publisher: Option<u32>) -> Vec<Taker> {
+        let mut takers = BTreeMap::new();
+        for ((filter, session), held) in model {
+            if !matches(filter, topic) || (held.no_local && Some(*session) == publisher) {
+                continue;
+            }
+            takers.entry(*session).or_insert_with(Vec::new).push(*held);
+        }
+        let merge = |(session, held): (u32, Vec<Subscription>)| {
+            let mut identifiers: Vec<u32> =
+                held.iter().map(|one| one.identifier).filter(|&id| id != 0).collect();
+            identifiers.sort();
+            let qos = held.iter().map(|one| one.qos).max().unwrap();
+            let since = held.iter().map(|one| one.since).min().unwrap();
+            let retain_as_published = held.iter().any(|one| one.retain_as_published);
+            let identifiers = Identifiers::several(identifiers);
+            Taker { session, qos, retain_as_published, identifiers, since }
+        };
+        takers.into_iter().map(merge).collect()
+    }
+
+    #[test]
+    fn agrees_with_a_plain_list_on_random_subscriptions() {
+        let mut samples = Samples::new();
+        let seed = samples.seed;
+        for _ in 0..10 {
+            let mut subscriptions = Subscriptions::new();
+            let mut model = Model::new();
+            for since in 0..300 {
+                let filter = samples.filter();
+                let session = samples.random.u32(..8);
+                let key = (filter.clone(), session);
+                let holders = |model: &Model| model.keys().filter(|(held, _)| *held == filter).count();
+                if samples.random.u8(..4) == 0 {
+                    let existed = model.remove(&key).is_some();
+                    let last = existed && holders(&model) == 0;
+                    assert_eq!(
+                        subscriptions.remove(&filter, session),
+                        Removed { existed, last },
+                        "seed {seed}"
+                    );
+                } else {
+                    let new = Subscription {
+                        session,
+                        qos: samples.qos(),
+                        no_local: samples.random.u8(..4) == 0,
+                        retain_as_published: samples.random.bool(),
+                        identifier: samples.random.u32(..3),
+                        since,
+                    };
+                    let first = holders(&model) == 0;
+                    let old = model.get(&key).map(|old| old.since);
+                    let existed = old.is_some();
+                    assert_eq!(
+                        subscriptions.insert(&filter, new),
+                        Inserted { existed, first },
+                        "seed {seed}"
+                    );
+                    model.insert(key, Subscription { since: old.unwrap_or(since), ..new });
+                }
+                assert_eq!(subscriptions.len(), model.len(), "seed {seed}");
+                for _ in 0..3 {
+                    let topic = samples.topic();
+                    let publisher = samples.random.bool().then(|| samples.random.u32(..8));
+                    for publisher in [publisher, None, publisher] {
+                        let takers = subscriptions.matching(&topic, publisher);
+                        assert_eq!(*takers, expected(&model, &topic, publisher), "seed {seed}: {topic}");
+                    }
+                }
+            }
+            for (filter, session) in model.into_keys() {
+                assert!(subscriptions.remove(&filter, session).existed);
+            }
+            assert!(subscriptions.is_empty());
+            assert_eq!(subscriptions.filters(), 0);
+            assert!(subscriptions.matching("a", None).is_empty());
+        }
+    }
+
+    #[test]
+    fn overlapping_filters_make_one_taker_with_the_highest_qos_and_every_identifier() {
+        let mut subscriptions = Subscriptions::new();
+        let low = Subscription { identifier: 7, since: 4, ..subscription(1) };
+        let high = Subscription { qos: QoS::ExactlyOnce, identifier: 3, since: 9, ..subscription(1) };
+        subscriptions.insert("a/#", low);
+        subscriptions.insert("a/+", Subscription { retain_as_published: true, ..high });
+        let taker = Taker {
+            session: 1,
+            qos: QoS::ExactlyOnce,
+            retain_as_published: true,
+            identifiers: Identifiers::several(vec![3, 7]),
+            since: 4,
+        };
+        assert_eq!(*subscriptions.matching("a/b", None), [taker]);
+    }
+
+    #[test]
+    fn no_local_keeps_only_the_publishers_own_messages_from_it() {
+        let mut subscriptions = Subscriptions::new();
+        subscriptions.insert("a", Subscription { no_local: true, ..subscription(1) });
+        subscriptions.insert("a", Subscription { no_local: true, ..subscription(2) });
+        subscriptions.insert("a", subscription(3));
+        for _ in 0..2 {
+            assert_eq!(sessions(&subscriptions.matching("a", Some(1))), [2, 3]);
+            assert_eq!(sessions(&subscriptions.matching("a", Some(2))), [1, 3]);
+            assert_eq!(sessions(&subscriptions.matching("a", Some(3))), [1, 2, 3]);
+            assert_eq!(sessions(&subscriptions.matching("a", None)), [1, 2, 3]);
+        }
+        subscriptions.insert("#", subscription(1));
+        assert_eq!(
+            sessions(&subscriptions.matching("a", Some(1))),
+            [1, 2, 3],
+            "its other subscription matches"
+        );
+    }
+
+    #[test]
+    fn an_answer_is_shared_until_a_subscription_changes() {
+        let mut subscriptions = Subscriptions::new();
+        subscriptions.insert("a", subscription(1));
+        let first = subscriptions.matching("a", None);
+        assert!(Rc::ptr_eq(&first, &subscriptions.matching("a", Some(1))));
+        subscriptions.insert("+", subscription(2));
+        assert_eq!(sessions(&subscriptions.matching("a", None)), [1, 2]);
+        subscriptions.remove("a", 1);
+        assert_eq!(sessions(&subscriptions.matching("a", None)), [2]);
+        subscriptions.insert("+", Subscription { qos: QoS::AtLeastOnce, ..subscription(2) });
+        assert_eq!(subscriptions.matching("a", None)[0].qos, QoS::AtLeastOnce);
+    }
+
+    #[test]
+    fn a_filter_of_100_000_sessions_is_quick_to_change_and_to_match() {
+        const COUNT: u32 = 100_000;
+        let mut samples = Samples::new();
+        let mut order: Vec<u32> = (0..COUNT).collect();
+        samples.random.shuffle(&mut order);
+        let mut subscriptions = Subscriptions::new();
+        for &session in &order {
+            subscriptions.insert("a/b", subscription(session));
+        }
+        subscriptions.insert("a/+", subscription(COUNT / 2));
+        let takers = subscriptions.matching("a/b", None);
+        assert!(sessions(&takers).into_iter().eq(0..COUNT));
+        assert!(Rc::ptr_eq(&takers, &subscriptions.matching("a/b", None)), "it still fits the cache");
+        subscriptions.remove("a/+", COUNT / 2);
+        // From the front, where a sorted array would move up to 2 MB each time.
+        for session in 0..COUNT {
+            assert_eq!(subscriptions.remove("a/b", session).last, session == COUNT - 1);
+        }
+        assert!(subscriptions.is_empty());
+        drop(takers);
+        subscriptions.matching("a/b", None);
+        assert!(subscriptions.bytes() < 1000);
+    }
+
+    #[test]
+    fn a_taker_and_a_subscription_are_small() {
+        assert_eq!(size_of::<Subscription>(), 24);
+        assert_eq!(size_of::<Taker>(), 32);
+    }
+}
