@@ -1,11 +1,18 @@
 //! The configuration, parsed once into types that can hold nothing invalid, and its defaults.
 
+mod certificates;
+mod file;
+mod load;
+mod source;
+mod values;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+pub use self::source::ConfigError;
 use crate::limits::{Limits, QueueRule, ShareRule};
 
 /// Most shards that one broker runs.

@@ -1,0 +1,137 @@
+//! The schema of a configuration file: every key, all of them optional, with the values that it may have. What is
+//! declared here is what `config/weirmq.toml` documents.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use tracing::level_filters::LevelFilter;
+
+use super::values::{Address, Filter, Group, KeepAlive, Name, Number, Size, Time, TimeOrNever};
+use super::{LogFormat, MAX_SHARDS};
+use crate::limits::{Overflow, Strategy};
+
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const SECOND: u64 = 1000;
+const DAY: u64 = 24 * 60 * 60 * SECOND;
+/// No more than that many of anything.
+const MANY: u64 = u32::MAX as u64;
+/// A hundred years, in whole days: what fits the protocol's four bytes of seconds.
+const LONGEST_EXPIRY: u64 = 36_500 * DAY;
+/// The largest packet that the protocol's Remaining Length allows, without its fixed header.
+const LARGEST_PACKET: u64 = 256 * MIB - 1;
+
+/// A number of things, at least `MIN`.
+type Count<const MIN: u64> = Number<usize, MIN, MANY>;
+/// A part of memory.
+type Memory = Size<usize, 1024, TIB>;
+/// The size of a packet; the least is a CONNECT with the shortest client identifier that every broker must take, and room.
+type PacketSize = Size<u32, 128, LARGEST_PACKET>;
+
+/// A whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    pub(super) shards: Option<Number<usize, 1, { MAX_SHARDS as u64 }>>,
+    pub(super) sys_interval: Option<Time<SECOND, DAY>>,
+    pub(super) listener: Option<Vec<ListenerSettings>>,
+    pub(super) limits: Option<LimitsSettings>,
+    pub(super) session: Option<SessionSettings>,
+    pub(super) queue: Option<Vec<QueueSettings>>,
+    pub(super) share: Option<Vec<ShareSettings>>,
+    pub(super) log: Option<LogSettings>,
+}
+
+/// `[[listener]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerSettings {
+    pub(super) bind: Option<Address>,
+    pub(super) allow_anonymous: Option<bool>,
+    pub(super) max_connections: Option<Count<0>>,
+    pub(super) tls: Option<TlsSettings>,
+}
+
+/// `[listener.tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsSettings {
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) certificates: Option<Vec<CertificateSettings>>,
+    pub(super) client_ca: Option<PathBuf>,
+    pub(super) require_client_cert: Option<bool>,
+}
+
+/// An element of `certificates`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CertificateSettings {
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+/// `[limits]`, one key for each field of [`crate::limits::Limits`] but the session's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitsSettings {
+    pub(super) connect_packet_size: Option<PacketSize>,
+    pub(super) max_packet_size: Option<PacketSize>,
+    pub(super) connect_timeout: Option<Time<100, { 600 * SECOND }>>,
+    pub(super) max_handshakes: Option<Count<1>>,
+    pub(super) max_handshakes_per_address: Option<Count<1>>,
+    pub(super) topic_levels: Option<Number<usize, 1, 65_535>>,
+    pub(super) topic_length: Option<Size<usize, 1, 65_535>>,
+    pub(super) client_id_length: Option<Size<usize, 23, 65_535>>, // [MQTT-3.1.3-5]
+    pub(super) max_inflight: Option<Number<u16, 1, 65_535>>,
+    pub(super) receive_maximum: Option<Number<u16, 1, 65_535>>,
+    pub(super) receive_bytes: Option<Memory>,
+    pub(super) transient_queue_messages: Option<Count<1>>,
+    pub(super) transient_queue_bytes: Option<Memory>,
+    pub(super) outbound_buffer: Option<Memory>,
+    pub(super) outbound_total: Option<Memory>,
+    pub(super) subscriptions_per_session: Option<Count<1>>,
+    pub(super) user_properties: Option<Count<0>>,
+    pub(super) retained_messages: Option<Count<0>>,
+    pub(super) retained_bytes: Option<Size<usize, 0, TIB>>,
+    pub(super) topic_alias_maximum: Option<Number<u16, 0, 65_535>>,
+    pub(super) keep_alive_max: Option<KeepAlive>,
+    pub(super) max_connections: Option<Count<0>>,
+    pub(super) max_sessions: Option<Count<1>>,
+    pub(super) lane_bytes: Option<Memory>,
+    pub(super) reject_timeout: Option<Time<0, DAY>>,
+}
+
+/// `[session]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionSettings {
+    pub(super) max_expiry: Option<TimeOrNever<0, LONGEST_EXPIRY>>,
+}
+
+/// `[[queue]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QueueSettings {
+    pub(super) filter: Option<Filter>,
+    pub(super) max_messages: Option<Number<u64, 0, { i64::MAX as u64 }>>,
+    pub(super) max_bytes: Option<Size<u64, 1024, { 1024 * TIB }>>,
+    pub(super) overflow: Option<Name<Overflow>>,
+    pub(super) message_expiry: Option<TimeOrNever<SECOND, LONGEST_EXPIRY>>,
+}
+
+/// `[[share]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShareSettings {
+    pub(super) group: Option<Group>,
+    pub(super) strategy: Option<Name<Strategy>>,
+}
+
+/// `[log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogSettings {
+    pub(super) level: Option<Name<LevelFilter>>,
+    pub(super) format: Option<Name<LogFormat>>,
+}

@@ -1,0 +1,284 @@
+//! From sources to a [`Config`]: each source is parsed by itself, so that its errors name their place, then all are
+//! layered, and what only makes sense together is judged.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use ::config::{File, FileFormat};
+
+use super::file::{LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings, TlsSettings};
+use super::source::Source;
+use super::{Bind, CertificateFiles, Config, ConfigError, ListenerConfig, TlsConfig, certificates};
+use crate::limits::{Limits, QueueRule, ShareRule};
+
+impl Config {
+    /// Loads the files, in their order, and then the environment's `WEIRMQ__SECTION__KEY`: what comes later wins, key
+    /// by key; an array of tables (`[[listener]]`) is replaced as a whole. Certificates and keys are read and checked.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn load(
+        files: &[PathBuf],
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Config, ConfigError> {
+        let mut sources = files.iter().map(|path| Source::from_file(path)).collect::<Result<Vec<_>, _>>()?;
+        sources.extend(Source::from_variables(variables)?);
+        for source in &sources {
+            source.parse::<Settings>()?;
+        }
+        let layers = Layers { sources };
+        let settings = layers.merged()?;
+        layers.config(settings)
+    }
+}
+
+struct Layers {
+    sources: Vec<Source>,
+}
+
+impl Layers {
+    fn merged(&self) -> Result<Settings, ConfigError> {
+        let mut builder = ::config::Config::builder();
+        for source in &self.sources {
+            builder = builder.add_source(File::from_str(source.text(), FileFormat::Toml));
+        }
+        builder.build().and_then(::config::Config::try_deserialize).map_err(ConfigError::new)
+    }
+
+    /// An error about the setting at `path`, at the place that decided it: the last source with the outermost name.
+    fn error(&self, path: &str, reason: impl std::fmt::Display) -> ConfigError {
+        let outermost = path.split(['.', '[']).next().unwrap_or_default();
+        match self.sources.iter().rev().find(|source| source.sets(outermost)) {
+            Some(source) => source.error_at(path, reason),
+            None => ConfigError::new(reason),
+        }
+    }
+
+    fn config(&self, settings: Settings) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        if let Some(shards) = settings.shards {
+            config.shards = shards.0;
+        }
+        if let Some(interval) = settings.sys_interval {
+            config.sys_interval = interval.0;
+        }
+        if let Some(limits) = settings.limits {
+            set_limits(&mut config.limits, &limits);
+        }
+        if let Some(expiry) = settings.session.and_then(|session| session.max_expiry) {
+            config.limits.session_expiry_max = expiry.0;
+        }
+        if let Some(listeners) = settings.listener {
+            config.listeners = self.listeners(listeners)?;
+        }
+        config.queues = self.queues(settings.queue.unwrap_or_default())?;
+        config.shared_subscriptions = self.shares(settings.share.unwrap_or_default())?;
+        if let Some(log) = settings.log {
+            config.log.level = log.level.map_or(config.log.level, |level| level.0);
+            config.log.format = log.format.map_or(config.log.format, |format| format.0);
+        }
+        Ok(config)
+    }
+
+    fn listeners(&self, settings: Vec<ListenerSettings>) -> Result<Vec<ListenerConfig>, ConfigError> {
+        if settings.is_empty() {
+            return Err(self.error("listener", "a broker needs at least one listener"));
+        }
+        let mut listeners = Vec::<ListenerConfig>::with_capacity(settings.len());
+        for (index, settings) in settings.into_iter().enumerate() {
+            let listener = self.listener(&format!("listener[{index}]"), settings)?;
+            let Bind::Tcp(address) = listener.bind;
+            let other = listeners.iter().position(|other| other.bind == listener.bind && address.port() != 0);
+            if let Some(other) = other {
+                let reason = format!("{address} is bound by listener[{other}] already");
+                return Err(self.error(&format!("listener[{index}].bind"), reason));
+            }
+            listeners.push(listener);
+        }
+        Ok(listeners)
+    }
+
+    fn listener(&self, path: &str, settings: ListenerSettings) -> Result<ListenerConfig, ConfigError> {
+        let Some(address) = settings.bind else {
+            return Err(self.error(path, "`bind` is missing, such as bind = \"127.0.0.1:1883\""));
+        };
+        let address = address.0;
+        if !settings.allow_anonymous.unwrap_or(false) {
+            let open =
+                if address.ip().is_loopback() { "every local user" } else { "everyone who can reach it" };
+            return Err(self.error(
+                &format!("{path}.allow_anonymous"),
+                format_args!(
+                    "nobody could log in at {address}, for this version knows no passwords: \
+                     write `allow_anonymous = true` to let in {open}"
+                ),
+            ));
+        }
+        Ok(ListenerConfig {
+            bind: Bind::Tcp(address),
+            allow_anonymous: true,
+            max_connections: settings.max_connections.map_or(0, |most| most.0),
+            tls: settings.tls.map(|tls| self.tls(&format!("{path}.tls"), tls)).transpose()?,
+        })
+    }
+
+    fn tls(&self, path: &str, settings: TlsSettings) -> Result<TlsConfig, ConfigError> {
+        let mut certificates = Vec::new();
+        if settings.cert.is_some() || settings.key.is_some() {
+            certificates.push(self.certificate(path, settings.cert, settings.key)?);
+        }
+        for (index, more) in settings.certificates.unwrap_or_default().into_iter().enumerate() {
+            certificates.push(self.certificate(
+                &format!("{path}.certificates[{index}]"),
+                more.cert,
+                more.key,
+            )?);
+        }
+        if certificates.is_empty() {
+            return Err(self.error(path, "TLS needs a certificate: write `cert` and `key`"));
+        }
+        let require_client_cert = settings.require_client_cert.unwrap_or(false);
+        match &settings.client_ca {
+            Some(file) => certificates::check_authorities(file)
+                .map_err(|reason| self.error(&format!("{path}.client_ca"), reason))?,
+            None if require_client_cert => {
+                let reason = "needs `client_ca`, the authorities that the certificates are checked against";
+                return Err(self.error(&format!("{path}.require_client_cert"), reason));
+            }
+            None => {}
+        }
+        Ok(TlsConfig { certificates, client_ca: settings.client_ca, require_client_cert })
+    }
+
+    fn certificate(
+        &self,
+        path: &str,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<CertificateFiles, ConfigError> {
+        let (Some(cert), Some(key)) = (cert, key) else {
+            return Err(self.error(path, "`cert` and `key` go together"));
+        };
+        let chain =
+            certificates::read_chain(&cert).map_err(|reason| self.error(&format!("{path}.cert"), reason))?;
+        certificates::check_key(&key, chain).map_err(|reason| self.error(&format!("{path}.key"), reason))?;
+        Ok(CertificateFiles { cert, key })
+    }
+
+    fn queues(&self, settings: Vec<QueueSettings>) -> Result<Vec<QueueRule>, ConfigError> {
+        let mut rules = Vec::<QueueRule>::with_capacity(settings.len() + 1);
+        for (index, settings) in settings.into_iter().enumerate() {
+            let path = format!("queue[{index}]");
+            let Some(filter) = settings.filter else {
+                return Err(self.error(&path, "`filter` is missing: \"#\" is every queue"));
+            };
+            let default = QueueRule::default();
+            let rule = QueueRule {
+                filter: filter.0,
+                max_messages: settings.max_messages.map_or(default.max_messages, |most| most.0),
+                max_bytes: settings.max_bytes.map_or(default.max_bytes, |most| most.0),
+                overflow: settings.overflow.map_or(default.overflow, |overflow| overflow.0),
+                message_expiry: settings.message_expiry.map_or(default.message_expiry, |expiry| expiry.0),
+            };
+            if rules.iter().any(|other| other.filter == rule.filter) {
+                return Err(self.error(&format!("{path}.filter"), "there is a rule for this filter already"));
+            }
+            rules.push(rule);
+        }
+        let default = QueueRule::default();
+        if !rules.iter().any(|rule| rule.filter == default.filter) {
+            rules.push(default);
+        }
+        Ok(rules)
+    }
+
+    fn shares(&self, settings: Vec<ShareSettings>) -> Result<Vec<ShareRule>, ConfigError> {
+        let mut rules = Vec::<ShareRule>::with_capacity(settings.len() + 1);
+        for (index, settings) in settings.into_iter().enumerate() {
+            let path = format!("share[{index}]");
+            let (Some(group), Some(strategy)) = (settings.group, settings.strategy) else {
+                return Err(self.error(&path, "a rule needs `group` and `strategy`"));
+            };
+            if rules.iter().any(|other| other.group == group.0) {
+                return Err(self.error(&format!("{path}.group"), "there is a rule for this group already"));
+            }
+            rules.push(ShareRule { group: group.0, strategy: strategy.0 });
+        }
+        let default = ShareRule::default();
+        if !rules.iter().any(|rule| rule.group == default.group) {
+            rules.push(default);
+        }
+        Ok(rules)
+    }
+}
+
+/// Takes over every limit that is set.
+fn set_limits(limits: &mut Limits, settings: &LimitsSettings) {
+    macro_rules! take {
+        ($($key:ident)*) => { $( if let Some(value) = settings.$key { limits.$key = value.0; } )* };
+    }
+    take!(
+        connect_packet_size max_packet_size connect_timeout max_handshakes max_handshakes_per_address
+        topic_levels topic_length client_id_length max_inflight receive_maximum receive_bytes
+        transient_queue_messages transient_queue_bytes outbound_buffer outbound_total
+        subscriptions_per_session user_properties retained_messages retained_bytes topic_alias_maximum
+        keep_alive_max max_connections max_sessions lane_bytes reject_timeout
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENTED: &str = include_str!("../../config/weirmq.toml");
+
+    /// Removes the mark of a comment that is a setting, and of an example if `examples`.
+    fn uncommented(line: &str, examples: bool) -> &str {
+        let setting = |rest: &&str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+        let example = line.strip_prefix("#| ").filter(|_| examples);
+        example.or_else(|| line.strip_prefix('#').filter(setting)).unwrap_or(line)
+    }
+
+    fn documented(examples: bool) -> String {
+        DOCUMENTED.lines().map(|line| uncommented(line, examples).to_owned() + "\n").collect()
+    }
+
+    fn load(text: &str) -> Config {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("weirmq.toml");
+        std::fs::write(&path, text).expect("a writable folder");
+        Config::load(&[path], []).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        assert_eq!(load(DOCUMENTED), Config::default());
+        assert_eq!(load(&documented(false)), Config::default());
+    }
+
+    /// Unknown keys are errors, so that a key of the file is one of the schema; and one of the schema that is not in
+    /// the file would be `None`.
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let text = documented(true);
+        let settings: Settings = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}"));
+        let shown = format!("{settings:#?}");
+        let missing: Vec<_> = shown.lines().filter(|line| line.ends_with(": None,")).collect();
+        assert!(missing.is_empty(), "not in config/weirmq.toml: {missing:?}");
+    }
+
+    #[test]
+    fn every_documented_key_says_what_it_is_for() {
+        let lines: Vec<_> = DOCUMENTED.lines().collect();
+        for (number, pair) in lines.windows(2).enumerate() {
+            let is_prose = pair[0].starts_with("# ");
+            let is_setting = |line: &str| uncommented(line, true) != line;
+            assert!(
+                !is_setting(pair[1]) || is_prose || is_setting(pair[0]),
+                "line {}: {}",
+                number + 2,
+                pair[1]
+            );
+        }
+    }
+}
