@@ -267,7 +267,7 @@ fn subscribe(version: Version, mut reader: Reader<'_>) -> Result<Subscribe<'_>, 
 }
 
 fn subscribe_options(version: Version, bits: u8) -> Result<SubscribeOptions, ProtocolError> {
-    // [MQTT-3.8.3-5], [3.1.1: MQTT-3-8.3-4]
+    // [MQTT-3.8.3-5], [3.1.1: MQTT-3.8.3-4]
     let reserved = if version == Version::V5 { 0xC0 } else { 0xFC };
     if bits & reserved != 0 {
         return Err(ProtocolError::malformed("reserved subscription options"));

@@ -246,9 +246,6 @@ impl<'a> SubscribeFilters<'a> {
     pub fn iter(self) -> impl Iterator<Item = (&'a str, SubscribeOptions)> + 'a {
         let mut reader = Reader::new(self.0);
         std::iter::from_fn(move || {
-            if reader.is_empty() {
-                return None;
-            }
             Some((reader.str().ok()?, SubscribeOptions::from_bits(reader.u8().ok()?)?))
         })
     }
@@ -345,7 +342,7 @@ impl<'a> UnsubscribeFilters<'a> {
     /// Each filter, in the order of the wire.
     pub fn iter(self) -> impl Iterator<Item = &'a str> + 'a {
         let mut reader = Reader::new(self.0);
-        std::iter::from_fn(move || if reader.is_empty() { None } else { reader.str().ok() })
+        std::iter::from_fn(move || reader.str().ok())
     }
 }
 

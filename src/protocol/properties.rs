@@ -187,7 +187,7 @@ impl<'a> Properties<'a> {
     /// Each in turn, in the order of the wire.
     pub fn iter(self) -> impl Iterator<Item = Property<'a>> + 'a {
         let mut reader = Reader::new(self.0);
-        std::iter::from_fn(move || if reader.is_empty() { None } else { read(&mut reader).ok() })
+        std::iter::from_fn(move || read(&mut reader).ok())
     }
 
     /// Reads and validates the Property Length and what follows it.
