@@ -16,7 +16,7 @@ use rcgen::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Writes a test CA, a server and a client certificate into a folder.
+/// Write a test CA, a server and a client certificate into a folder
 #[derive(Args, Clone, Debug)]
 pub struct DevCertsArgs {
     /// The folder; it is made if it is not there

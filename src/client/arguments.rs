@@ -6,17 +6,62 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::protocol::packet::QoS;
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 all went well; 1 a file, standard input or standard output failed; 2 wrong usage; 3 the broker \
-could not be reached; 4 it refused CONNECT; 5 it refused a PUBLISH or SUBSCRIBE; 6 the connection was lost \
-before all was done";
+/// Long lines are broken by hand: the terminal's width is not asked for.
+const PUB_HELP: &str = "\
+It ends when the broker has acknowledged every message (with QoS 0: when it has read them). At the
+first refusal it sends no more, waits for the answers to what is under way, and says which message was
+refused and why.
 
-/// Publishes messages: one, or one for each line of standard input.
-///
-/// It ends when the broker has acknowledged every message (with QoS 0: when it has read them), and with `-l`
-/// at the first that is refused.
+Exit codes:
+  0  every message was sent, and acknowledged as its QoS asks
+  1  a file or standard input failed, or the broker does not take such messages
+  2  the command line is wrong
+  3  the broker could not be reached
+  4  it refused CONNECT
+  5  it refused a PUBLISH
+  6  the connection was lost before all was acknowledged";
+
+const SUB_HELP: &str = "\
+Once connected it connects again by itself, after 1 s up to 30 s, when the connection is lost; with -c
+(MQTT 5: or -x) the broker keeps the messages of QoS 1 and 2 meanwhile.
+
+Format sequences of -F:
+  %t topic  %p payload  %x %X payload in hexadecimal  %l its length in bytes
+  %q QoS  %r retained  %m packet identifier  %j JSON  %J JSON with a payload that is JSON itself
+  %I %U time (UTC), ISO 8601 and Unix  %% percent sign
+  %A topic alias  %C content type  %D correlation data  %E message expiry  %F payload format
+  %P user properties  %R response topic  %S subscription identifiers (all of MQTT 5)
+  %20t %-20t %05m pad, %.10t cuts
+  @Y @m @d @H @M @S @N @F @T @s time (UTC) as date(1) has it  @@ at sign
+  \\n \\t \\r \\0 \\a \\e \\v \\\\ escapes
+
+--exec CMD runs `sh -c CMD` for each message, one at a time and in order. The payload is its standard
+input, and its environment has
+  WEIRMQ_TOPIC  WEIRMQ_QOS  WEIRMQ_RETAIN  WEIRMQ_DUP  WEIRMQ_PACKET_ID (above QoS 0)
+  WEIRMQ_ATTEMPT (1, 2, ...)
+and with MQTT 5, where the message has it,
+  WEIRMQ_CONTENT_TYPE  WEIRMQ_RESPONSE_TOPIC  WEIRMQ_CORRELATION_DATA (hexadecimal)
+  WEIRMQ_MESSAGE_EXPIRY  WEIRMQ_PAYLOAD_FORMAT  WEIRMQ_SUBSCRIPTION_IDENTIFIER
+  WEIRMQ_USER_PROPERTY_<NAME> (in upper case, other characters as _; the last of one name)
+Only exit code 0 acknowledges the message. Otherwise it is tried again after 1 s, 2 s, 4 s ... 30 s, and
+those behind it wait: to give a message up, exit with 0. The connection is kept alive meanwhile. With -c
+and -i, what is not acknowledged outlives this process. The first SIGINT or SIGTERM lets the running
+command end, the second kills it. With MQTT 5 the broker is asked for one message at a time, so that
+others of a shared subscription get the next.
+
+Exit codes:
+  0   -C is reached, or SIGINT or SIGTERM came
+  1   standard output failed
+  2   the command line is wrong
+  3   the broker could not be reached at first
+  4   it refused CONNECT
+  5   it refused a SUBSCRIBE
+  6   the broker ended the connection for good, as when another client takes the session
+  27  -W ran out";
+
+/// Publish messages: one, or one for each line of standard input
 #[derive(Args, Clone, Debug)]
-#[command(disable_help_flag = true, after_help = format!("{EXIT_CODES}."))]
+#[command(disable_help_flag = true, after_help = PUB_HELP)]
 pub struct PubArgs {
     /// The topic to publish to
     #[arg(short, long, value_name = "TOPIC")]
@@ -54,27 +99,9 @@ pub(super) struct PayloadArgs {
     pub(super) null_message: bool,
 }
 
-const SUB_HELP: &str = "\
-Format sequences: %t topic, %p payload, %x %X payload in hexadecimal, %l its length, %q QoS, %r retained, %m \
-packet identifier, %j %J JSON (%J: the payload is JSON itself), %I and %U time (UTC), %% a percent sign; of \
-MQTT 5: %A topic alias, %C content type, %D correlation data, %E message expiry, %F payload format, %P user \
-properties, %R response topic, %S subscription identifier. %20t, %-20t, %05m, %.10t pad and cut. @Y @m @d @H \
-@M @S @N @F @T @s give the time (UTC), @@ an at sign; \\n \\t \\r \\0 \\a \\e \\v \\\\ are escapes.
-
---exec runs the command with `sh -c` once for each message, one at a time and in order. The payload is its \
-standard input; WEIRMQ_TOPIC, WEIRMQ_QOS, WEIRMQ_RETAIN, WEIRMQ_DUP, WEIRMQ_PACKET_ID (above QoS 0) and \
-WEIRMQ_ATTEMPT (1, 2, ...) are in its environment, and of MQTT 5 WEIRMQ_CONTENT_TYPE, WEIRMQ_RESPONSE_TOPIC, \
-WEIRMQ_CORRELATION_DATA (hexadecimal), WEIRMQ_MESSAGE_EXPIRY, WEIRMQ_PAYLOAD_FORMAT, \
-WEIRMQ_SUBSCRIPTION_IDENTIFIER and WEIRMQ_USER_PROPERTY_<NAME> (upper case, other characters as _; the last \
-of one name). Only exit 0 acknowledges the message; otherwise it is tried again after 1 s, 2 s, ... 30 s, and \
-the ones behind it wait. To give a message up, exit 0. With -c and -i, unacknowledged messages outlive this \
-process. A first SIGINT or SIGTERM lets the running command end, a second kills it.";
-
-/// Subscribes and prints messages, or runs a command for each.
-///
-/// Once connected it connects again by itself, after 1 s up to 30 s, when the connection is lost.
+/// Subscribe and print messages, or run a command for each
 #[derive(Args, Clone, Debug)]
-#[command(disable_help_flag = true, after_help = format!("{SUB_HELP}\n\n{EXIT_CODES}; 27 -W ran out."))]
+#[command(disable_help_flag = true, after_help = SUB_HELP)]
 pub struct SubArgs {
     /// A topic filter to subscribe to; may be given several times
     #[arg(short, long, value_name = "FILTER", required = true)]
@@ -137,8 +164,7 @@ pub(super) struct ConnectionArgs {
     /// The password
     #[arg(short = 'P', long = "pw", value_name = "PASSWORD", allow_hyphen_values = true)]
     pub(super) password: Option<String>,
-    /// MQTT 5: a property of CONNECT, PUBLISH, SUBSCRIBE, DISCONNECT or WILL, such as
-    /// `-D PUBLISH user-property NAME VALUE` or `-D CONNECT receive-maximum 10`
+    /// MQTT 5: a property of CONNECT, PUBLISH, SUBSCRIBE, DISCONNECT or WILL; user-property takes two values
     #[arg(short = 'D', long, value_names = ["PACKET", "PROPERTY", "VALUE"], num_args = 3..=4, allow_negative_numbers = true)]
     pub(super) property: Vec<String>,
     #[command(flatten)]
@@ -146,7 +172,7 @@ pub(super) struct ConnectionArgs {
     #[command(flatten)]
     pub(super) tls: TlsArgs,
     /// Print this help
-    #[arg(long, action = ArgAction::Help)]
+    #[arg(long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 

@@ -105,24 +105,23 @@ impl Inbox {
         owed
     }
 
+    /// The connection is gone: nothing can be acknowledged before the server has sent it again.
+    pub(super) fn disconnected(&mut self) {
+        self.working.iter_mut().for_each(|working| working.current = false);
+    }
+
     /// There is a new connection. If the server has kept the session, it sends again what is not acknowledged;
     /// if not, what is here is all there is, and nothing is owed for it.
     pub(super) fn reconnected(&mut self, session_present: bool) {
         if session_present {
             self.waiting.retain(|message| message.packet_id.is_none());
             self.bytes = self.waiting.iter().map(|message| message.payload.len()).sum();
-            self.working.iter_mut().for_each(|working| working.current = false);
         } else {
             self.waiting.iter_mut().for_each(|message| message.packet_id = None);
             self.working.clear();
             self.handled.clear();
             self.unreleased.clear();
         }
-    }
-
-    /// The connection is gone: nothing can be acknowledged before the server has sent it again.
-    pub(super) fn disconnected(&mut self) {
-        self.working.iter_mut().for_each(|working| working.current = false);
     }
 }
 

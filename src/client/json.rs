@@ -147,7 +147,10 @@ mod tests {
             Property::SubscriptionIdentifier(4),
         ];
         let text = json(b"", &properties, false).unwrap();
-        let object = r#""properties":{"content-type":"text/plain","user-properties":{"k":"1","l":"2"},"subscription-identifier":[3,4]}"#;
+        let object = concat!(
+            r#""properties":{"content-type":"text/plain","user-properties":{"k":"1","l":"2"},"#,
+            r#""subscription-identifier":[3,4]}"#
+        );
         assert!(text.contains(object), "{text}");
     }
 }

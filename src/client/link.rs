@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::failure::Failure;
-use super::options::ConnectionOptions;
+use super::options::{ConnectionOptions, name};
 use super::tls;
 use super::wire::{self, Accepted, Incoming, Wire};
 use crate::protocol::packet::Packet;
@@ -91,15 +91,15 @@ impl Link {
             self.accepted.takes(publish).map_err(Failure::local)?;
         }
         let before = self.output.len();
-        let name = packet.packet_type();
+        let name = name(packet);
         self.wire
             .encode(packet, &mut self.output)
-            .map_err(|error| Failure::local(format_args!("{name:?}: {}", error.detail)))?;
+            .map_err(|error| Failure::local(format_args!("{name}: {}", error.detail)))?;
         let (size, maximum) = (self.output.len() - before, self.accepted.maximum_packet_size);
         if size > maximum as usize {
             self.output.truncate(before);
             return Err(Failure::local(format_args!(
-                "the {name:?} of {size} bytes is too large: the broker takes {maximum}" // [MQTT-3.2.2-15]
+                "the {name} of {size} bytes is too large: the broker takes {maximum}" // [MQTT-3.2.2-15]
             )));
         }
         Ok(())

@@ -167,11 +167,12 @@ pub(super) fn short_enough(option: &str, value: impl AsRef<[u8]>) -> Result<(), 
 pub(super) fn well_formed(version: Version, packet: &Packet<'_>) -> Result<(), Failure> {
     let mut bytes = Vec::new();
     codec::encode(version, packet, &mut bytes);
-    codec::decode(version, &bytes).map(drop).map_err(|error| {
-        Failure::usage(format_args!(
-            "the {:?} asked for is not valid: {}",
-            packet.packet_type(),
-            error.detail
-        ))
-    })
+    codec::decode(version, &bytes)
+        .map(drop)
+        .map_err(|error| Failure::usage(format_args!("not a valid {}: {}", name(packet), error.detail)))
+}
+
+/// The packet's name as the standard writes it.
+pub(super) fn name(packet: &Packet<'_>) -> String {
+    format!("{:?}", packet.packet_type()).to_uppercase()
 }

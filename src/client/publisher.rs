@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read};
 use tokio::sync::mpsc;
 
 use super::arguments::{PayloadArgs, PubArgs};
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::link::Link;
 use super::options::{ConnectionOptions, short_enough, well_formed};
 use super::wire::{Incoming, Refusal};
@@ -48,7 +48,13 @@ pub(super) async fn publish(args: PubArgs) -> Result<(), Failure> {
     };
     publisher.check(&source)?;
     let mut link = Link::open(&publisher.options, false).await?;
-    publisher.run(&mut link, &mut source).await?;
+    if let Err(failure) = publisher.run(&mut link, &mut source).await {
+        if failure.exit != Exit::Lost {
+            // The broker is well, and is not to take this for an accident: that would publish the Will.
+            let _ = link.close(&publisher.options).await;
+        }
+        return Err(failure);
+    }
     let closed = link.close(&publisher.options).await;
     match publisher.refusal {
         Some(refusal) => Err(refusal),

@@ -62,7 +62,7 @@ pub(super) async fn subscribe(args: SubArgs) -> Result<(), Failure> {
             Some(link) => link,
             None => return subscriber.outcome(),
         };
-        if !link.accepted.session_present {
+        if !(link.accepted.session_present && subscriber.subscribed) {
             link.send(&subscribe)?;
         }
     }
@@ -86,6 +86,8 @@ struct Subscriber {
     handler: Handler,
     inbox: Inbox,
     task: Task,
+    /// SUBACK has come: a session that the server keeps has the subscriptions.
+    subscribed: bool,
     /// How many messages are still to be taken for `-C`.
     left: Option<u64>,
     /// Why no more is taken.
@@ -116,6 +118,7 @@ impl Subscriber {
             handler,
             inbox: Inbox::default(),
             task: Task::Idle,
+            subscribed: false,
             left: args.count,
             ending: None,
         })
@@ -208,14 +211,15 @@ impl Subscriber {
                 acknowledge(link, [self.inbox.release(packet_id)])?;
             }
             Incoming::SubAck(SUBSCRIBE_ID, outcomes) if outcomes.len() == self.filters.len() => {
-                return Ok(self.subscribed(outcomes));
+                return Ok(self.suback(outcomes));
             }
             _ => return Err(Failure::lost("the broker sent what nobody asked for")),
         }
         Ok(Ok(()))
     }
 
-    fn subscribed(&self, outcomes: Vec<Result<(), Refusal>>) -> Result<(), Failure> {
+    fn suback(&mut self, outcomes: Vec<Result<(), Refusal>>) -> Result<(), Failure> {
+        self.subscribed = true;
         let mut refused: Option<Failure> = None;
         for (filter, outcome) in self.filters.iter().zip(outcomes) {
             if let Err(refusal) = outcome {
