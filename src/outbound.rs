@@ -1,6 +1,7 @@
-//! The bytes that a connection still has to send: small frames copied one behind the other, large
-//! payloads spliced in without a copy. An idle one owns no memory.
+//! The bytes that a connection still has to send: small frames copied one behind the other, large payloads spliced in
+//! without a copy. An idle one owns no memory: its buffer comes from a pool of its thread, and goes back when it drains.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -23,9 +24,16 @@ struct Spliced {
     bytes: usize,
 }
 
+/// What has left stays in the buffer until it is this much, and more than what is still there: so a connection that
+/// never quite drains moves each byte at most once more.
+const COMPACT: usize = 4096;
+
 impl Outbound {
     /// Where encoders append.
     pub fn buf(&mut self) -> &mut Vec<u8> {
+        if self.buf.capacity() == 0 {
+            self.buf = take_buffer();
+        }
         &mut self.buf
     }
 
@@ -69,7 +77,7 @@ impl Outbound {
         count
     }
 
-    /// `n` bytes have been written.
+    /// `n` bytes have been written, of the [`Outbound::len`] that there were.
     pub fn consume(&mut self, mut n: usize) {
         while n > 0 {
             let spliced = self.spliced.as_mut();
@@ -91,7 +99,180 @@ impl Outbound {
         if self.is_empty() {
             self.spliced = None;
             self.sent = 0;
-            self.buf.clear();
+            give_buffer(std::mem::take(&mut self.buf));
+        } else if self.sent >= COMPACT && self.sent > self.buf.len() - self.sent {
+            self.compact();
         }
+    }
+
+    /// Forgets what has left.
+    fn compact(&mut self) {
+        self.buf.drain(..self.sent);
+        for (position, _) in self.spliced.iter_mut().flat_map(|spliced| &mut spliced.parts) {
+            *position -= self.sent;
+        }
+        self.sent = 0;
+    }
+}
+
+/// Room in a buffer that the pool has to make.
+const FIRST_CAPACITY: usize = 512;
+
+/// Buffers that grew beyond this are freed: few connections ever need one.
+const LARGEST_POOLED: usize = 256 * 1024;
+
+/// What a thread's pool may hold, in bytes.
+const POOL_BYTES: usize = 16 * 1024 * 1024;
+
+/// Empty buffers between two turns. To free and allocate some thousand of them each turn would have the kernel take
+/// and clear their pages each time, which costs more than the writes do.
+struct Pool {
+    /// The last one given back is the first one lent: it is still in the cache.
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+    /// The fewest buffers there were since the last trim: that many were not needed.
+    unused: usize,
+}
+
+thread_local! {
+    /// A shard has its thread to itself, so this is the shard's pool.
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { buffers: Vec::new(), bytes: 0, unused: 0 }) };
+}
+
+fn take_buffer() -> Vec<u8> {
+    POOL.with_borrow_mut(|pool| match pool.buffers.pop() {
+        Some(buffer) => {
+            pool.bytes -= buffer.capacity();
+            pool.unused = pool.unused.min(pool.buffers.len());
+            buffer
+        }
+        None => Vec::with_capacity(FIRST_CAPACITY),
+    })
+}
+
+fn give_buffer(mut buffer: Vec<u8>) {
+    let size = buffer.capacity();
+    POOL.with_borrow_mut(|pool| {
+        if size > 0 && size <= LARGEST_POOLED && pool.bytes + size <= POOL_BYTES {
+            buffer.clear();
+            pool.bytes += size;
+            pool.buffers.push(buffer);
+        }
+    });
+}
+
+/// Frees the buffers of this thread's pool that were not needed since the last call: called every second or so, it
+/// gives the memory of a burst back.
+pub fn trim_pool() {
+    POOL.with_borrow_mut(|pool| {
+        let freed: usize = pool.buffers.drain(..pool.unused).map(|buffer| buffer.capacity()).sum();
+        pool.bytes -= freed;
+        pool.unused = pool.buffers.len();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(outbound: &Outbound) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 64];
+        let count = outbound.io_slices(&mut slices);
+        slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    fn pooled() -> (usize, usize) {
+        POOL.with_borrow(|pool| (pool.buffers.len(), pool.bytes))
+    }
+
+    #[test]
+    fn it_is_small_and_an_idle_one_owns_nothing() {
+        assert!(size_of::<Outbound>() <= 48, "{}", size_of::<Outbound>());
+        let mut outbound = Outbound::default();
+        assert_eq!(outbound.buf.capacity(), 0);
+        outbound.buf().extend_from_slice(b"abc");
+        outbound.consume(3);
+        assert_eq!((outbound.buf.capacity(), outbound.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_in_order_however_it_is_cut() {
+        for step in 1..40 {
+            let (mut outbound, mut expected, mut got) = (Outbound::default(), Vec::new(), Vec::new());
+            for round in 0..300_usize {
+                let byte = round as u8;
+                let small = vec![byte; round % 67];
+                outbound.buf().extend_from_slice(&small);
+                expected.extend_from_slice(&small);
+                if round % 5 == 0 {
+                    let large = vec![!byte; 300];
+                    outbound.push_shared(Bytes::from(large.clone()));
+                    expected.extend_from_slice(&large);
+                }
+                let bytes = all(&outbound);
+                let n = (step * 3).min(bytes.len());
+                got.extend_from_slice(&bytes[..n]);
+                outbound.consume(n);
+                assert_eq!(outbound.len(), expected.len() - got.len());
+            }
+            while !outbound.is_empty() {
+                let bytes = all(&outbound);
+                got.extend_from_slice(&bytes);
+                outbound.consume(bytes.len());
+            }
+            assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn one_that_never_drains_does_not_keep_what_has_left() {
+        let mut outbound = Outbound::default();
+        for _ in 0..1000 {
+            outbound.buf().extend_from_slice(&[7; 2000]);
+            outbound.consume(1999);
+        }
+        assert_eq!(outbound.len(), 1000);
+        assert!(outbound.buf.len() < 8192, "{}", outbound.buf.len());
+    }
+
+    #[test]
+    fn buffers_are_lent_again_and_freed_when_they_are_not_needed() {
+        let mut outbounds: Vec<Outbound> = (0..10).map(|_| Outbound::default()).collect();
+        for outbound in &mut outbounds {
+            outbound.buf().extend_from_slice(&[1; 1000]);
+        }
+        for outbound in &mut outbounds {
+            outbound.consume(1000);
+        }
+        assert_eq!(pooled().0, 10);
+        trim_pool();
+        // One is used from now on; the other nine go.
+        outbounds[0].buf().push(1);
+        outbounds[0].consume(1);
+        assert_eq!(pooled().0, 10);
+        trim_pool();
+        let (buffers, bytes) = pooled();
+        assert_eq!(buffers, 1);
+        assert!(bytes >= 1000);
+        trim_pool();
+        trim_pool();
+        assert_eq!(pooled(), (0, 0));
+    }
+
+    #[test]
+    fn the_pool_has_a_limit() {
+        let mut outbounds: Vec<Outbound> = (0..200).map(|_| Outbound::default()).collect();
+        for outbound in &mut outbounds {
+            outbound.buf().resize(200 * 1024, 0);
+        }
+        let mut huge = Outbound::default();
+        huge.buf().resize(LARGEST_POOLED + 1, 0);
+        huge.consume(LARGEST_POOLED + 1);
+        assert_eq!(pooled(), (0, 0));
+        for outbound in &mut outbounds {
+            outbound.consume(200 * 1024);
+        }
+        assert!(pooled().1 <= POOL_BYTES);
+        assert!(pooled().0 > 50);
     }
 }
