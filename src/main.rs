@@ -1,4 +1,44 @@
-//! The `weirmq` binary.
+//! The `weirmq` binary: reads the command line and does what it says.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Parser;
+use weirmq::arguments::{Arguments, Command, ServeArgs};
+use weirmq::config::Config;
+use weirmq::{client, dev_certs, logging};
+
+/// The exit code of a configuration that cannot be used.
+const BAD_CONFIGURATION: u8 = 3;
+
+fn main() -> ExitCode {
+    match Arguments::parse().into_command() {
+        Command::Serve(args) => serve(&args),
+        Command::Pub(args) => client::run_pub(*args),
+        Command::Sub(args) => client::run_sub(*args),
+        Command::DevCerts(args) => dev_certs::run(&args, SystemTime::now()),
+    }
+}
+
+fn serve(args: &ServeArgs) -> ExitCode {
+    let mut config = match Config::load(&args.config, std::env::vars_os()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("weirmq: {error}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    if args.test_config {
+        println!("weirmq: the configuration is valid");
+        return ExitCode::SUCCESS;
+    }
+    config.log.level = logging::shifted(config.log.level, i16::from(args.verbose) - i16::from(args.quiet));
+    if let Err(error) = logging::start(config.log) {
+        eprintln!("weirmq: {error}");
+        return ExitCode::FAILURE;
+    }
+    // Not served yet: the configuration is all there is to show.
+    tracing::info!(?config, "configuration");
+    ExitCode::SUCCESS
+}
