@@ -256,7 +256,8 @@ impl Shard {
         let ends = session.expiry == Expiry::AT_ONCE;
         let will_now = session.will.as_ref().is_some_and(|will| will.delay == 0 || ends);
         let timeout = session.next_timeout();
-        self.closed.push_back(Closed { connection, outbound: link.outbound, reason });
+        let client_id = session.client_id.clone();
+        self.closed.push_back(Closed { connection, client_id, outbound: link.outbound, reason });
         self.core.stats.connected.sub(1);
         self.paused.retain(|paused| paused.connection != connection);
         self.return_to_groups(now, connection.session);

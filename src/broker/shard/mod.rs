@@ -95,6 +95,8 @@ pub enum CloseReason {
 pub struct Closed {
     /// Which.
     pub connection: ConnectionId,
+    /// Whose, for the log.
+    pub client_id: Box<str>,
     /// The last bytes to write before the socket is shut.
     pub outbound: Outbound,
     /// Why.
