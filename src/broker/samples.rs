@@ -11,8 +11,16 @@ pub(super) struct Samples {
     pub(super) random: fastrand::Rng,
 }
 
-const NAMES: [&str; 8] =
-    ["a", "b", "", "a\u{1}", "$a", "é", "longer than a node keeps", "longer than a node keeps too"];
+const NAMES: [&str; 8] = [
+    "a",
+    "b",
+    "",
+    "a\u{1}",
+    "$a",
+    "é",
+    "longer than a node keeps",
+    "longer than a node keeps, and longer than one box",
+];
 
 impl Samples {
     pub(super) fn new() -> Samples {
