@@ -58,10 +58,15 @@ impl Shared {
     /// Changes Interest, and voids every cached route. `change` is also given the retained version: the `since` of the
     /// subscriptions that it adds.
     pub fn change_interest<R>(&self, change: impl FnOnce(&mut Interest, u64) -> R) -> R {
+        let mut changing = self.changing();
+        let since = changing.since();
+        change(&mut changing.interest, since)
+    }
+
+    fn changing(&self) -> Changing<'_> {
         let mut interest = self.interest.write().expect(POISON);
         interest.generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
-        let since = self.retained_version.load(Ordering::SeqCst);
-        change(&mut interest, since)
+        Changing { interest, retained_version: &self.retained_version }
     }
 
     /// Adds a transient session's subscription, of which `since` is set here, to its shard's own table and, where it is
@@ -129,6 +134,18 @@ impl Shared {
     /// the table agree.
     pub fn retaining(&self) -> Retaining<'_> {
         Retaining { retained: self.retained.write().expect(POISON), retained_version: &self.retained_version }
+    }
+}
+
+/// Interest, locked for a change and with its generation raised: only then may the retained version be read.
+struct Changing<'a> {
+    interest: RwLockWriteGuard<'a, Interest>,
+    retained_version: &'a AtomicU64,
+}
+
+impl Changing<'_> {
+    fn since(&self) -> u64 {
+        self.retained_version.load(Ordering::SeqCst)
     }
 }
 
@@ -265,6 +282,21 @@ mod tests {
         retaining.set(retained("topic", version, b"")).unwrap();
         let route = shared.route(cache, "topic", None);
         (version, route.queues.iter().map(|target| (target.queue, target.since)).collect())
+    }
+
+    #[test]
+    fn a_retained_publish_between_the_steps_of_a_subscribe_is_the_replays() {
+        let shared = Shared::new(LIMITS);
+        let known = shared.route(&mut RouteCache::new(), "a", None);
+        let before = shared.retaining().next_version();
+        assert!(shared.is_current(&known), "the subscription is too late for it");
+        let changing = shared.changing();
+        let between = shared.retaining().next_version();
+        assert!(!shared.is_current(&known), "it reads Interest anew, and finds the subscription");
+        let since = changing.since();
+        assert!(before < between && between <= since, "whose replay is to bring both");
+        drop(changing);
+        assert!(shared.retaining().next_version() > since, "what comes later is delivered live");
     }
 
     #[test]
