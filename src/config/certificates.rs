@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,8 +14,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 pub(super) fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match chain {
-        Ok(chain) if chain.is_empty() => Err(unusable(file, "no certificate in it (PEM)")),
-        Ok(chain) => Ok(chain),
+        Ok(chain) => match chain.first().map(ParsedCertificate::try_from) {
+            Some(Ok(_)) => Ok(chain),
+            Some(Err(error)) => Err(not_a_certificate(file, &error)),
+            None => Err(unusable(file, "no certificate in it (PEM)")),
+        },
         Err(error) => Err(unreadable(file, &error)),
     }
 }
@@ -36,9 +40,17 @@ pub(super) fn check_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Res
 pub(super) fn check_authorities(file: &Path) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for certificate in read_chain(file)? {
-        roots.add(certificate).map_err(|error| unusable(file, &error.to_string()))?;
+        roots.add(certificate).map_err(|error| not_a_certificate(file, &error))?;
     }
     Ok(())
+}
+
+fn not_a_certificate(file: &Path, error: &rustls::Error) -> String {
+    let reason = match error {
+        rustls::Error::InvalidCertificate(error) => format!("not a certificate that can be used: {error}"),
+        error => error.to_string(),
+    };
+    unusable(file, &reason)
 }
 
 fn unusable(file: &Path, reason: &str) -> String {

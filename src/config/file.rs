@@ -30,7 +30,7 @@ type PacketSize = Size<u32, 128, LARGEST_PACKET>;
 
 /// A whole file.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Settings {
     pub(super) shards: Option<Number<usize, 1, { MAX_SHARDS as u64 }>>,
     pub(super) sys_interval: Option<Time<SECOND, DAY>>,
@@ -44,7 +44,7 @@ pub(super) struct Settings {
 
 /// `[[listener]]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct ListenerSettings {
     pub(super) bind: Option<Address>,
     pub(super) allow_anonymous: Option<bool>,
@@ -54,7 +54,7 @@ pub(super) struct ListenerSettings {
 
 /// `[listener.tls]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct TlsSettings {
     pub(super) cert: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub(super) struct TlsSettings {
 
 /// An element of `certificates`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct CertificateSettings {
     pub(super) cert: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
@@ -73,7 +73,7 @@ pub(super) struct CertificateSettings {
 
 /// `[limits]`, one key for each field of [`crate::limits::Limits`] but the session's.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct LimitsSettings {
     pub(super) connect_packet_size: Option<PacketSize>,
     pub(super) max_packet_size: Option<PacketSize>,
@@ -104,14 +104,14 @@ pub(super) struct LimitsSettings {
 
 /// `[session]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct SessionSettings {
     pub(super) max_expiry: Option<TimeOrNever<0, LONGEST_EXPIRY>>,
 }
 
 /// `[[queue]]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct QueueSettings {
     pub(super) filter: Option<Filter>,
     pub(super) max_messages: Option<Number<u64, 0, { i64::MAX as u64 }>>,
@@ -122,7 +122,7 @@ pub(super) struct QueueSettings {
 
 /// `[[share]]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct ShareSettings {
     pub(super) group: Option<Group>,
     pub(super) strategy: Option<Name<Strategy>>,
@@ -130,7 +130,7 @@ pub(super) struct ShareSettings {
 
 /// `[log]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct LogSettings {
     pub(super) level: Option<Name<LevelFilter>>,
     pub(super) format: Option<Name<LogFormat>>,
