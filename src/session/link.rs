@@ -42,6 +42,8 @@ pub struct Link {
     pub keep_alive: u16,
     /// QoS 1 PUBLISH packets whose PUBACK waits.
     pub unacknowledged: u16,
+    /// The bytes that the shard has counted for this connection.
+    pub accounted: usize,
     /// When the last packet arrived.
     pub last_packet: Instant,
     held: Option<Box<Held>>,
@@ -104,6 +106,7 @@ impl Link {
             problem_information: connect.version == Version::V5,
             keep_alive,
             unacknowledged: 0,
+            accounted: 0,
             last_packet: now,
             held: None,
         };

@@ -191,6 +191,13 @@ impl Session {
         self.queue.len() + self.inflight.len()
     }
 
+    /// The bytes of memory that its consumer's pace is to blame for: the outbound buffer and, where it
+    /// is in memory only, the queue.
+    pub fn buffered(&self) -> usize {
+        let queue = if self.persistent { 0 } else { self.queue.bytes() };
+        queue + self.link.as_ref().map_or(0, |link| link.outbound.len())
+    }
+
     /// How many wait without a packet id.
     pub fn queued(&self) -> usize {
         self.queue.len()
@@ -327,7 +334,10 @@ impl Session {
     /// Applies the overflow policy; whether there is a place.
     fn make_room(&mut self, delivery: &Delivery, size: usize, cx: &mut Context<'_>) -> bool {
         let limits = cx.limits;
-        let (messages, bytes) = (limits.transient_queue_messages as u64, limits.transient_queue_bytes as u64);
+        let (messages, bytes) = (
+            limits.transient_queue_messages as u64,
+            cx.outbound_limit.min(limits.transient_queue_bytes) as u64,
+        );
         let overflow = self.meter.as_ref().map_or(Overflow::DropOldest, |meter| meter.overflow());
         let fits = |session: &Session| match &session.meter {
             None => session.queue.has_room(size, messages, bytes),

@@ -258,6 +258,7 @@ impl Shard {
         let timeout = session.next_timeout();
         let client_id = session.client_id.clone();
         self.closed.push_back(Closed { connection, client_id, outbound: link.outbound, reason });
+        self.core.account(link.accounted, 0);
         self.core.stats.connected.sub(1);
         self.paused.retain(|paused| paused.connection != connection);
         self.return_to_groups(now, connection.session);

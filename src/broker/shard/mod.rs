@@ -171,10 +171,26 @@ struct Core {
     random: fastrand::Rng,
     scratch: Vec<u8>,
     settled: Vec<(QueueId, MessageId)>,
+    /// What outbound buffers and transient queues hold together.
+    buffered: usize,
+    /// How much they may hold before the greediest count as full.
+    buffer_budget: usize,
+    /// What one of them may hold at present.
     outbound_limit: usize,
 }
 
 impl Core {
+    /// Counts what a session buffers now instead of `before`. Over the budget, a connection may hold
+    /// its fair share.
+    fn account(&mut self, before: usize, now: usize) {
+        self.buffered = self.buffered + now - before;
+        self.outbound_limit = self.limits.outbound_buffer;
+        if self.buffered > self.buffer_budget {
+            let share = self.buffer_budget / (self.stats.connected.get().max(1) as usize);
+            self.outbound_limit = self.outbound_limit.min(share);
+        }
+    }
+
     fn context(&mut self, now: Instant) -> Context<'_> {
         Context {
             now,
@@ -209,6 +225,8 @@ impl Shard {
             random: fastrand::Rng::with_seed(settings.seed),
             scratch: Vec::new(),
             settled: Vec::new(),
+            buffered: 0,
+            buffer_budget: limits.outbound_total / usize::from(settings.peers),
             outbound_limit: limits.outbound_buffer,
             limits,
         };
@@ -326,12 +344,14 @@ impl Shard {
                 self.outbox.push(membership.home, Item::Settled { group, session, message });
             }
         }
-        if let Some(link) = &mut session.link
-            && !link.dirty
-            && !link.outbound.is_empty()
-        {
-            link.dirty = true;
-            self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
+        let buffered = session.buffered();
+        if let Some(link) = &mut session.link {
+            self.core.account(link.accounted, buffered);
+            link.accounted = buffered;
+            if !link.dirty && !link.outbound.is_empty() {
+                link.dirty = true;
+                self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
+            }
         }
         if session.is_idle(self.core.outbound_limit) {
             self.replays.wake(index);
