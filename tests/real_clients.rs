@@ -3,15 +3,14 @@
 //! has the clients, `MQTTJS` the folder in which mqtt.js was installed.
 #![allow(missing_docs)]
 
-mod common {
-    pub mod process;
-}
+#[path = "common/process.rs"]
+mod process;
 
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::process::Process;
+use process::Process;
 use rumqttc::{Event, MqttOptions, Packet, QoS};
 
 const CONFIG: &str = r#"

@@ -28,7 +28,8 @@ impl Process {
         let folder = tempfile::tempdir().expect("a temporary folder");
         prepare(folder.path());
         let file = folder.path().join("weirmq.toml");
-        std::fs::write(&file, config.replace("{dir}", &folder.path().display().to_string())).expect("written");
+        std::fs::write(&file, config.replace("{dir}", &folder.path().display().to_string()))
+            .expect("written");
         let listeners = config.matches("[[listener]]").count();
         Process::spawn(folder, file, listeners)
     }
