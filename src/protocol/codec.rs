@@ -7,7 +7,7 @@ use super::wire;
 
 pub use super::decode::{connect_version, decode};
 pub use super::encode::encode;
-pub use super::publish::{PublishHeader, PublishTemplate};
+pub use super::publish::PublishHeader;
 
 /// The largest packet that the wire can carry, fixed header included, in bytes.
 pub const MAX_PACKET_SIZE: u32 = 5 + wire::MAX_VARIABLE_BYTE_INTEGER as u32;

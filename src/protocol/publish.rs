@@ -1,5 +1,5 @@
-//! PUBLISH on its way out to many: a header that is written without building a packet, and a template
-//! that is encoded once and then copied and patched for each receiver.
+//! PUBLISH on its way out to many: a header that is written without building a packet, once for all who
+//! get the same but for the packet identifier, whose place it tells.
 
 use super::packet::{PacketId, QoS, Version};
 use super::wire;
@@ -55,6 +55,11 @@ impl PublishHeader<'_> {
         }
     }
 
+    /// Where in the packet the packet identifier stands, with QoS above 0.
+    pub fn packet_id_at(&self, version: Version) -> usize {
+        1 + wire::variable_len(self.remaining_len(version)) + 2 + self.topic.len()
+    }
+
     fn remaining_len(&self, version: Version) -> usize {
         let properties = if version == Version::V5 {
             let len = self.properties.len() + self.extra.len();
@@ -68,70 +73,6 @@ impl PublishHeader<'_> {
 
 fn first_byte(dup: bool, qos: QoS, retain: bool) -> u8 {
     3 << 4 | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(retain)
-}
-
-/// A whole encoded PUBLISH, to be copied to many receivers with only DUP, RETAIN and the packet identifier
-/// changed. Its memory is kept from one [`PublishTemplate::build`] to the next.
-#[derive(Clone, Debug)]
-pub struct PublishTemplate {
-    packet: Vec<u8>,
-    qos: QoS,
-    /// Where the packet identifier stands, with QoS above 0.
-    packet_id_at: usize,
-}
-
-impl Default for PublishTemplate {
-    fn default() -> PublishTemplate {
-        PublishTemplate::new()
-    }
-}
-
-impl PublishTemplate {
-    /// A template of nothing; allocates nothing.
-    pub fn new() -> PublishTemplate {
-        PublishTemplate { packet: Vec::new(), qos: QoS::AtMostOnce, packet_id_at: 0 }
-    }
-
-    /// Encodes the packet that copies are made of. `header.payload_len` has to be the payload's. With QoS above
-    /// 0, `header.packet_id` holds any identifier: each copy brings its own.
-    ///
-    /// # Panics
-    /// As [`PublishHeader::encode`].
-    pub fn build(&mut self, version: Version, header: &PublishHeader<'_>, payload: &[u8]) {
-        debug_assert_eq!(header.payload_len, payload.len());
-        self.packet.clear();
-        header.encode(version, &mut self.packet);
-        let remaining_len = header.remaining_len(version);
-        self.packet_id_at = 1 + wire::variable_len(remaining_len) + 2 + header.topic.len();
-        self.qos = header.qos;
-        self.packet.extend_from_slice(payload);
-    }
-
-    /// The size of each copy in bytes; 0 before the first [`PublishTemplate::build`].
-    pub fn packet_len(&self) -> usize {
-        self.packet.len()
-    }
-
-    /// The QoS of each copy.
-    pub fn qos(&self) -> QoS {
-        self.qos
-    }
-
-    /// Appends a copy. `packet_id` is present exactly when the template's QoS is above 0, and `dup` is not set
-    /// when it is 0.
-    pub fn append(&self, dup: bool, retain: bool, packet_id: Option<PacketId>, out: &mut Vec<u8>) {
-        debug_assert_eq!(self.qos != QoS::AtMostOnce, packet_id.is_some(), "[MQTT-2.2.1-2]");
-        debug_assert!(!dup || self.qos != QoS::AtMostOnce, "[MQTT-3.3.1-2]");
-        let start = out.len();
-        out.extend_from_slice(&self.packet);
-        let copy = &mut out[start..];
-        if let Some(first) = copy.first_mut() {
-            *first = first_byte(dup, self.qos, retain);
-        }
-        if let Some(packet_id) = packet_id {
-            copy[self.packet_id_at..self.packet_id_at + 2].copy_from_slice(&packet_id.get().to_be_bytes());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -192,10 +133,10 @@ mod tests {
         extra.push(Property::SubscriptionIdentifier(4));
         let (own, extra) = (own.as_properties().raw(), extra.as_properties().raw());
         let header = header(QoS::AtLeastOnce, b"hi", own, extra);
-        let mut template = PublishTemplate::new();
-        template.build(Version::V5, &header, b"hi");
+        let header = PublishHeader { dup: true, retain: true, packet_id: PacketId::new(0x0102), ..header };
         let mut out = Vec::new();
-        template.append(true, true, PacketId::new(0x0102), &mut out);
+        header.encode(Version::V5, &mut out);
+        out.extend_from_slice(b"hi");
         let whole = [own, extra].concat();
         let expected = Publish {
             dup: true,
@@ -208,32 +149,20 @@ mod tests {
         };
         assert_eq!(decode(Version::V5, &out), Ok(Packet::Publish(expected)));
         // Before 5.0 neither is written.
-        template.build(Version::V4, &header, b"hi");
-        assert_eq!(template.packet_len(), 2 + 2 + 3 + 2 + 2);
+        assert_eq!(header.packet_len(Version::V4), 2 + 2 + 3 + 2 + 2);
     }
 
     #[test]
-    fn copies_differ_in_dup_retain_and_packet_identifier_only() {
-        let mut template = PublishTemplate::default();
-        assert_eq!(template.packet_len(), 0);
+    fn the_packet_identifier_stands_where_it_says() {
         for payload in [&b"small"[..], &[b'x'; 200], &[b'y'; 20_000]] {
             for version in VERSIONS {
-                for (qos, id) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 0xFFFF)] {
-                    template.build(version, &header(qos, payload, &[], &[]), payload);
-                    assert_eq!(template.qos(), qos);
-                    for (dup, retain) in [(false, false), (false, true), (qos != QoS::AtMostOnce, true)] {
-                        let packet_id = PacketId::new(id);
-                        let mut expected = b"before".to_vec();
-                        let wanted =
-                            PublishHeader { dup, retain, packet_id, ..header(qos, payload, &[], &[]) };
-                        wanted.encode(version, &mut expected);
-                        expected.extend_from_slice(payload);
-                        let mut out = b"before".to_vec();
-                        template.append(dup, retain, packet_id, &mut out);
-                        assert_eq!(out, expected);
-                        assert_eq!(template.packet_len(), out.len() - 6);
-                    }
-                }
+                let header = header(QoS::AtLeastOnce, payload, &[], &[]);
+                let (mut one, mut other) = (Vec::new(), Vec::new());
+                header.encode(version, &mut one);
+                PublishHeader { packet_id: PacketId::new(0xFFFE), ..header }.encode(version, &mut other);
+                let at = header.packet_id_at(version);
+                one[at..at + 2].copy_from_slice(&[0xFF, 0xFE]);
+                assert_eq!(one, other);
             }
         }
     }

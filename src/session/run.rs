@@ -95,27 +95,14 @@ impl Frames {
                 extra: cx.scratch,
                 payload_len: message.payload().len(),
             };
-            let total = header.packet_len(version);
             header.encode(version, &mut self.bytes);
             if qos > QoS::AtMostOnce {
-                // Behind the fixed header (type and length) and the topic with its own length.
-                let fixed = 1 + length_of_length(total);
-                self.packet_ids.push((index as u32, start + fixed + 2 + message.topic().len()));
+                self.packet_ids.push((index as u32, start + header.packet_id_at(version)));
             }
             self.bytes.extend_from_slice(message.payload());
             self.largest = self.largest.max(self.bytes.len() - start);
             self.payload_bytes += message.payload().len() as u64;
         }
-    }
-}
-
-/// How many bytes a packet of `total` bytes spends on its Remaining Length.
-fn length_of_length(total: usize) -> usize {
-    match total {
-        0..=129 => 1,
-        130..=16_386 => 2,
-        16_387..=2_097_155 => 3,
-        _ => 4,
     }
 }
 
