@@ -268,3 +268,120 @@ fn distance(from: PacketId, to: PacketId) -> u16 {
     let (from, to) = (from.get(), to.get());
     if to >= from { to - from } else { u16::MAX - from + to }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::message::{Message, MessageId, MessageParts, QueueId};
+    use crate::target::Identifiers;
+
+    fn delivery(id: u64) -> Delivery {
+        let message = Message::new(MessageParts {
+            id: MessageId(id),
+            publisher: None,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires: None,
+            version: 0,
+            topic: "t",
+            properties: &[],
+            payload: &[],
+        });
+        Delivery {
+            message: Arc::new(message),
+            from: QueueId(1),
+            identifiers: Identifiers::default(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            dup: false,
+            metered: false,
+        }
+    }
+
+    fn id(n: u16) -> PacketId {
+        PacketId::new(n).expect("not zero")
+    }
+
+    #[test]
+    fn ids_rotate_and_skip_what_is_held() {
+        let mut inflight = Inflight::default();
+        let held = inflight.bind_written(delivery(0));
+        assert_eq!(held, id(1));
+        for turn in 0..140_000_u64 {
+            let expected = turn % 65_534 + 2;
+            let given = inflight.bind_written(delivery(turn));
+            assert_eq!(u64::from(given.get()), expected, "a freed id is the last to be given again");
+            assert!(inflight.finish(given).is_some());
+            assert!(inflight.slots.len() <= 80, "finished slots do not pile up");
+        }
+        assert!(inflight.finish(held).is_some());
+        assert!(inflight.is_empty() && inflight.slots.is_empty());
+    }
+
+    #[test]
+    fn acknowledgements_in_any_order_against_a_map() {
+        for seed in 0..50 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut inflight, mut model) = (Inflight::default(), BTreeMap::new());
+            for step in 0..2_000_u64 {
+                if random.bool() && model.len() < 40 {
+                    let given = inflight.bind_written(delivery(step));
+                    assert!(model.insert(given, step).is_none(), "seed {seed}: an id that is held was given");
+                } else if let Some(chosen) = random.choice(model.keys().copied().collect::<Vec<_>>()) {
+                    let finished = inflight.finish(chosen).expect("held");
+                    assert_eq!(Some(finished.message.id.0), model.remove(&chosen), "seed {seed}");
+                    assert!(inflight.finish(chosen).is_none());
+                }
+                assert_eq!(inflight.len(), model.len());
+                assert_eq!(inflight.outstanding(), model.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_connection_is_told_everything_again_in_order() {
+        let mut inflight = Inflight::default();
+        let ids: Vec<PacketId> = (0..5).map(|n| inflight.bind_written(delivery(n))).collect();
+        assert!(inflight.finish(ids[1]).is_some());
+        inflight.rewind();
+        assert_eq!(inflight.outstanding(), 0);
+        let mut told = Vec::new();
+        while let Some(slot) = inflight.next_unwritten(Ticket(0)) {
+            assert!(slot.sent, "a repeat");
+            told.push(slot.packet_id);
+            inflight.written();
+        }
+        assert_eq!(told, [ids[0], ids[2], ids[3], ids[4]]);
+        assert_eq!(inflight.outstanding(), 4);
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_holds_back_what_is_behind_it() {
+        let mut inflight = Inflight::default();
+        inflight.bind(delivery(1), Ticket(5));
+        inflight.bind(delivery(2), Ticket(0));
+        assert!(inflight.next_unwritten(Ticket(4)).is_none());
+        assert_eq!(inflight.next_unwritten(Ticket(5)).map(|slot| slot.packet_id), Some(id(1)));
+        inflight.written();
+        assert_eq!(inflight.next_unwritten(Ticket(5)).map(|slot| slot.packet_id), Some(id(2)));
+        // The client can't acknowledge what it has not been sent.
+        assert!(inflight.get_sent(id(2)).is_none());
+    }
+
+    #[test]
+    fn withdrawn_deliveries_leave_the_others_in_place() {
+        let mut inflight = Inflight::default();
+        for n in 0..6 {
+            inflight.bind_written(delivery(n));
+        }
+        inflight.bind(delivery(6), Ticket(9));
+        let out = inflight.withdraw(|slot| slot.packet_id.get() % 2 == 1);
+        assert_eq!(out.iter().map(|delivery| delivery.message.id.0).collect::<Vec<_>>(), [0, 2, 4, 6]);
+        assert_eq!(inflight.iter().map(|slot| slot.packet_id.get()).collect::<Vec<_>>(), [2, 4, 6]);
+        assert!(inflight.all_written());
+        assert_eq!(inflight.outstanding(), 3);
+    }
+}

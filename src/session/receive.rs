@@ -26,7 +26,7 @@ pub enum Action<'a> {
     Unsubscribe(Unsubscribe<'a>),
     /// The client says goodbye; its will is to be published all the same or not.
     Disconnect {
-        /// Reason 0x04.
+        /// Any reason but normal disconnection [MQTT-3.14.4-3].
         with_will: bool,
     },
 }
@@ -329,7 +329,7 @@ impl Session {
                 _ => {}
             }
         }
-        Ok(Action::Disconnect { with_will: disconnect.reason == ReasonCode::DisconnectWithWill })
+        Ok(Action::Disconnect { with_will: disconnect.reason != ReasonCode::Success })
     }
 }
 

@@ -15,7 +15,7 @@ use crate::target::Identifiers;
 #[derive(Debug, Default)]
 struct Frames {
     built: bool,
-    /// Some message needs a treatment of its own: expired, or a large payload.
+    /// Some message needs a treatment of its own: expired, retained, or a large payload.
     unfit: bool,
     bytes: Vec<u8>,
     /// For each message above QoS 0: its index, and where its packet id stands.
@@ -71,7 +71,9 @@ impl Run {
 impl Frames {
     fn build(&mut self, version: Version, qos: QoS, messages: &[Arc<Message>], cx: &mut Context<'_>) {
         self.built = true;
-        self.unfit = messages.iter().any(|m| m.payload().len() > SHARED_PAYLOAD || m.is_expired(cx.now));
+        let fit =
+            |m: &Message| m.payload().len() <= SHARED_PAYLOAD && m.version == 0 && !m.is_expired(cx.now);
+        self.unfit = !messages.iter().all(|message| fit(message));
         self.bytes.clear();
         self.packet_ids.clear();
         (self.largest, self.payload_bytes) = (0, 0);
@@ -157,7 +159,7 @@ impl Session {
             && self.queue.is_empty()
             && self.inflight.all_written()
             && (!self.persistent || terms.qos < QoS::ExactlyOnce);
-        if !plain || messages.iter().any(|m| m.version != 0) {
+        if !plain {
             return false;
         }
         let frames = run.frames(link.version, terms.qos, messages, cx);

@@ -24,6 +24,10 @@ impl Shard {
         let connect = attach.connect;
         self.check_connect(connect, attach.client_id)?;
         self.take_over(now, attach.client_id);
+        if let Some(index) = self.by_client.get(attach.client_id).copied() {
+            // The timer may be up to a second late; a session that is over must not be resumed.
+            self.detached_timeout(now, index);
+        }
         let granted = self.grant_expiry(connect);
         let known = self.by_client.get(attach.client_id).copied();
         let index = match known {

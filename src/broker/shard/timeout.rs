@@ -62,7 +62,8 @@ impl Shard {
         }
     }
 
-    fn detached_timeout(&mut self, now: Instant, index: u32) {
+    /// Does what is due for a session without a connection: its will, its end.
+    pub(super) fn detached_timeout(&mut self, now: Instant, index: u32) {
         let session = &self.sessions[index as usize];
         let (Some(detached), Some(due)) = (session.detached, session.next_timeout()) else { return };
         if due > now {
