@@ -33,8 +33,7 @@ impl QueueMeter {
     /// The meter of an empty queue that takes what `filter` matches, bounded by the most specific of `rules` that
     /// covers it, else by the default rule.
     pub fn for_filter(rules: &[QueueRule], filter: &str) -> QueueMeter {
-        let covering =
-            rules.iter().filter(|rule| rule.filter == filter || topic::matches(&rule.filter, filter));
+        let covering = rules.iter().filter(|rule| topic::covers(&rule.filter, filter));
         let wildcards = |rule: &&QueueRule| rule.filter.matches(['+', '#']).count();
         let best =
             covering.max_by_key(|rule| (topic::levels(&rule.filter), std::cmp::Reverse(wildcards(rule))));

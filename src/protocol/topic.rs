@@ -83,6 +83,27 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     topic_levels.next().is_none()
 }
 
+/// Whether `wide` matches every topic that `narrow` matches. Both are valid topic filters.
+pub fn covers(wide: &str, narrow: &str) -> bool {
+    // A leading wildcard does not reach the topics that begin with `$` [MQTT-4.7.2-1].
+    if narrow.starts_with('$') && wide.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut narrow = narrow.split('/');
+    for level in wide.split('/') {
+        let covered = match (level, narrow.next()) {
+            ("#", _) => return true,
+            (_, None) => false,
+            ("+", Some(other)) => other != "#",
+            (literal, Some(other)) => literal == other,
+        };
+        if !covered {
+            return false;
+        }
+    }
+    narrow.next().is_none()
+}
+
 /// How many levels a topic name or filter has; empty levels count.
 pub fn levels(topic: &str) -> usize {
     topic.bytes().filter(|&byte| byte == b'/').count() + 1
@@ -197,6 +218,32 @@ mod tests {
     fn counting_levels() {
         for (topic, count) in [("a", 1), ("", 1), ("/", 2), ("a/b", 2), ("//a", 3), ("a/b/#", 3)] {
             assert_eq!(levels(topic), count, "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_another_if_it_matches_all_that_the_other_does() {
+        for (wide, narrow) in [
+            ("#", "a/b"),
+            ("#", "a/#"),
+            ("a/#", "a"),
+            ("a/#", "a/+/c"),
+            ("+/b", "a/b"),
+            ("+/b", "+/b"),
+            ("$x/#", "$x/y"),
+        ] {
+            assert!(covers(wide, narrow), "{wide} {narrow}");
+        }
+        for (wide, narrow) in [
+            ("a/+", "a/#"),
+            ("a/b", "a/+"),
+            ("a", "a/#"),
+            ("+", "a/b"),
+            ("#", "$x/y"),
+            ("+/y", "$x/y"),
+            ("a/b", "a"),
+        ] {
+            assert!(!covers(wide, narrow), "{wide} {narrow}");
         }
     }
 }
