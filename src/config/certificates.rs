@@ -1,5 +1,5 @@
-//! Whether the files that a TLS listener names can be used: judged when the configuration is loaded, so that a mistake
-//! is an error with a place and not a handshake that fails.
+//! Reads the files that a TLS listener names: when the configuration is loaded, so that a mistake is an error with a
+//! place and not a handshake that fails, and again when the listener opens. Each error says what is wrong with which file.
 
 use std::path::Path;
 
@@ -10,8 +10,11 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Reads a certificate chain; an error says what is wrong with which file.
-pub(super) fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Reads a certificate chain (PEM), of which the first certificate is well-formed.
+///
+/// # Errors
+/// The file cannot be read, or holds no certificate.
+pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match chain {
         Ok(chain) => match chain.first().map(ParsedCertificate::try_from) {
@@ -23,26 +26,31 @@ pub(super) fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, St
     }
 }
 
-/// Checks that a private key is one, and the one of the chain's first certificate.
-pub(super) fn check_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<(), String> {
+/// Reads the private key (PEM) of the chain's first certificate.
+///
+/// # Errors
+/// The file cannot be read, or holds no private key, or the one of another certificate.
+pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
     let key = PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
         pem::Error::NoItemsFound => unusable(file, "no private key in it (PEM)"),
         error => unreadable(file, &error),
     })?;
-    match CertifiedKey::from_der(chain, key, &default_provider()) {
-        Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(unusable(file, "not the key of the certificate")),
-        Err(error) => Err(unusable(file, &error.to_string())),
-    }
+    CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => unusable(file, "not the key of the certificate"),
+        error => unusable(file, &error.to_string()),
+    })
 }
 
-/// Checks that a file holds certificates of authorities.
-pub(super) fn check_authorities(file: &Path) -> Result<(), String> {
+/// Reads the certificates (PEM) of authorities.
+///
+/// # Errors
+/// The file cannot be read, or holds no certificate, or one that cannot be an authority's.
+pub fn read_authorities(file: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in read_chain(file)? {
         roots.add(certificate).map_err(|error| not_a_certificate(file, &error))?;
     }
-    Ok(())
+    Ok(roots)
 }
 
 fn not_a_certificate(file: &Path, error: &rustls::Error) -> String {

@@ -139,8 +139,10 @@ impl Layers {
         }
         let require_client_cert = settings.require_client_cert.unwrap_or(false);
         match &settings.client_ca {
-            Some(file) => certificates::check_authorities(file)
-                .map_err(|reason| self.error(&format!("{path}.client_ca"), reason))?,
+            Some(file) => {
+                certificates::read_authorities(file)
+                    .map_err(|reason| self.error(&format!("{path}.client_ca"), reason))?;
+            }
             None if require_client_cert => {
                 let reason = "needs `client_ca`, the authorities that the certificates are checked against";
                 return Err(self.error(&format!("{path}.require_client_cert"), reason));
@@ -161,7 +163,7 @@ impl Layers {
         };
         let chain =
             certificates::read_chain(&cert).map_err(|reason| self.error(&format!("{path}.cert"), reason))?;
-        certificates::check_key(&key, chain).map_err(|reason| self.error(&format!("{path}.key"), reason))?;
+        certificates::read_key(&key, chain).map_err(|reason| self.error(&format!("{path}.key"), reason))?;
         Ok(CertificateFiles { cert, key })
     }
 

@@ -1,6 +1,6 @@
 //! The configuration, parsed once into types that can hold nothing invalid, and its defaults.
 
-mod certificates;
+pub mod certificates;
 mod file;
 mod load;
 mod source;
