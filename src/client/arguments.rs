@@ -74,6 +74,9 @@ pub struct PubArgs {
     /// Have the broker keep the message for later subscribers
     #[arg(short, long)]
     pub(super) retain: bool,
+    /// How many messages of QoS 1 and 2 are sent before the first is acknowledged [default: 20, MQTT 5: 100]
+    #[arg(short = 'M', long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(super) max_inflight: Option<u16>,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 }
@@ -255,6 +258,7 @@ mod tests {
             "pub -t a -l -V mqttv5 -x -1 -D publish user-property k v -D connect receive-maximum 3",
             "pub -t a -s --cafile ca --cert c --key k --will-topic w --will-payload -1 --will-qos 1 --will-retain",
             "pub -t a -m -5",
+            "pub -t a -l -q 1 -M 500",
             "sub -t a -t b/# -v -R -C 3 -W 4 -c -i me",
             "sub -t a -F %t --mqtt 3.1.1 -N",
             "sub -t a --exec true",

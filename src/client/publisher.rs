@@ -11,13 +11,14 @@ use super::link::Link;
 use super::options::{ConnectionOptions, short_enough, well_formed};
 use super::wire::{Incoming, Refusal};
 use crate::protocol::codec::MAX_PACKET_SIZE;
-use crate::protocol::packet::{Ack, Packet, PacketId, PacketType, Publish, QoS};
+use crate::protocol::packet::{Ack, Packet, PacketId, PacketType, Publish, QoS, Version};
 use crate::protocol::properties::Properties;
 use crate::protocol::reason::ReasonCode;
 
-/// Messages under way at once, unless the server takes fewer: enough to hide the round trip and to let a
-/// broker make many durable at a time.
+/// Messages under way at once: enough to hide the round trip and to let a broker make many durable at a time.
 const WINDOW: u16 = 100;
+/// The same before 5.0, where a server cannot say how many it takes: mosquitto closes the connection past 20.
+const BLIND_WINDOW: u16 = 20;
 /// Bytes that may wait to be written before the next message is fetched.
 const UNSENT: usize = 256 * 1024;
 /// More than the fixed header, the lengths of topic and properties and the packet identifier take, in bytes.
@@ -40,6 +41,11 @@ pub(super) async fn publish(args: PubArgs) -> Result<(), Failure> {
         topic: args.topic,
         qos: args.qos,
         retain: args.retain,
+        window: args.max_inflight.unwrap_or(if options.version == Version::V5 {
+            WINDOW
+        } else {
+            BLIND_WINDOW
+        }),
         options,
         sent: 0,
         in_flight: HashMap::new(),
@@ -68,6 +74,8 @@ struct Publisher {
     topic: String,
     qos: QoS,
     retain: bool,
+    /// How many messages may be under way at once; the server may take fewer.
+    window: u16,
     options: ConnectionOptions,
     /// How many messages were sent; the number of the last.
     sent: u64,
@@ -120,7 +128,7 @@ impl Publisher {
 
     /// Sends all there is and waits for the answers. The first refusal ends the sending, not the waiting.
     async fn run(&mut self, link: &mut Link, source: &mut Source) -> Result<(), Failure> {
-        let window = usize::from(link.accepted.receive_maximum.min(WINDOW)); // [MQTT-3.3.4-7]
+        let window = usize::from(self.window.min(link.accepted.receive_maximum)); // [MQTT-3.3.4-7]
         let mut more = true;
         while more || !self.in_flight.is_empty() || link.unsent() > 0 {
             let room = self.in_flight.len() < window && link.unsent() < UNSENT;
