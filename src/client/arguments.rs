@@ -127,7 +127,7 @@ pub struct SubArgs {
     /// End after this many messages
     #[arg(short = 'C', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) count: Option<u64>,
-    /// End after this many seconds, with exit code 27
+    /// End after this many seconds, once a command that runs has ended, with exit code 27
     #[arg(short = 'W', value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) timeout: Option<u64>,
     /// Run a command for each message; only its exit code 0 acknowledges (see below)

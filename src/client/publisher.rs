@@ -129,6 +129,11 @@ impl Publisher {
     /// Sends all there is and waits for the answers. The first refusal ends the sending, not the waiting.
     async fn run(&mut self, link: &mut Link, source: &mut Source) -> Result<(), Failure> {
         let window = usize::from(self.window.min(link.accepted.receive_maximum)); // [MQTT-3.3.4-7]
+        if link.accepted.session_present {
+            // An earlier process may have left identifiers behind, and a new message under one of them would
+            // pass for the old one: a random place to begin is most likely free.
+            self.last_id = fastrand::u16(..);
+        }
         let mut more = true;
         while more || !self.in_flight.is_empty() || link.unsent() > 0 {
             let room = self.in_flight.len() < window && link.unsent() < UNSENT;
@@ -172,8 +177,11 @@ impl Publisher {
 
     /// Takes an answer; `false` if it refuses, so that no more is sent.
     fn answered(&mut self, link: &mut Link, packet: Incoming) -> Result<bool, Failure> {
-        let Incoming::Ack(packet_type, packet_id, outcome) = packet else {
-            return Err(self.unfinished(Failure::lost("the broker sent what nobody asked for")));
+        let (packet_type, packet_id, outcome) = match packet {
+            // A session that -c continues may have subscriptions. What it receives is left to it, unanswered.
+            Incoming::Publish(_) | Incoming::Ack(PacketType::PubRel, ..) => return Ok(true),
+            Incoming::Ack(packet_type, packet_id, outcome) => (packet_type, packet_id, outcome),
+            _ => return Err(self.unfinished(Failure::lost("the broker sent what nobody asked for"))),
         };
         let message = match self.in_flight.get_mut(&packet_id) {
             Some(message) if message.awaited == packet_type => message,

@@ -341,6 +341,21 @@ fn connect_says_what_the_options_say() {
 }
 
 #[test]
+fn a_continued_session_is_left_as_it_was() {
+    let broker = Broker::new();
+    let command = publish(&broker, "5", &["-m", "x", "-q", "1", "-c", "-i", "me"]);
+    let mut peer = broker.connect();
+    peer.connack(true, &[]);
+    peer.deliver("for/the/subscriber", "y", QoS::AtLeastOnce, 1);
+    peer.ack(PacketType::PubRel, 2);
+    let id = peer.publish().packet_id.unwrap().get();
+    peer.ack(PacketType::PubAck, id);
+    peer.expect_disconnect();
+    drop(peer);
+    command.end().well();
+}
+
+#[test]
 fn properties_go_where_they_are_sent() {
     let broker = Broker::new();
     let args = "-m x -x 60 -D CONNECT user-property c 1 -D WILL will-delay-interval 5 --will-topic w \

@@ -244,6 +244,7 @@ fn what_no_broker_may_send_ends_it() {
         ("5", &b"\x30\x03\x00\x01#\x00"[..], "broke the protocol"),
         ("5", b"\x00\x00", "broke the protocol"),
         ("5", b"\xF0\x00", "AUTH"),
+        ("5", b"\x30\x07\x00\x01a\x03\x23\x00\x01", "TopicAliasInvalid"),
         ("3.1.1", b"\x30\x03\x00\x01#", "broke the protocol"),
         ("3.1.1", b"\x00\x00", "broke the protocol"),
         ("3.1.1", b"\x10\x00", "broke the protocol"),

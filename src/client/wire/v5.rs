@@ -13,11 +13,20 @@ use crate::protocol::reason::{ProtocolError, ReasonCode};
 /// MQTT 5.0, and the topic aliases that the server has set on this connection.
 #[derive(Default)]
 pub(super) struct V5 {
+    /// What CONNECT offered.
+    topic_alias_maximum: u16,
     aliases: HashMap<u16, String>,
 }
 
 impl Wire for V5 {
     fn encode(&mut self, packet: &Packet<'_>, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        if let Packet::Connect(connect) = packet {
+            let offered = connect.properties.iter().find_map(|property| match property {
+                Property::TopicAliasMaximum(maximum) => Some(maximum),
+                _ => None,
+            });
+            self.topic_alias_maximum = offered.unwrap_or(0);
+        }
         let mut bytes = Vec::new();
         codec::encode(Version::V5, packet, &mut bytes);
         out.extend_from_slice(&bytes);
@@ -57,11 +66,13 @@ impl V5 {
     }
 
     fn received(&mut self, publish: &Publish<'_>) -> Result<Received, ProtocolError> {
+        let invalid = |detail| ProtocolError::new(ReasonCode::TopicAliasInvalid, detail);
         let topic = match publish.properties.iter().find_map(topic_alias) {
             None => publish.topic.to_owned(),
+            // [MQTT-3.1.2-26]
+            Some(alias) if alias > self.topic_alias_maximum => return Err(invalid("more than was offered")),
             Some(alias) if publish.topic.is_empty() => {
-                let unknown = || ProtocolError::new(ReasonCode::TopicAliasInvalid, "an unknown topic alias");
-                self.aliases.get(&alias).cloned().ok_or_else(unknown)?
+                self.aliases.get(&alias).cloned().ok_or_else(|| invalid("an unknown topic alias"))?
             }
             Some(alias) => {
                 self.aliases.insert(alias, publish.topic.to_owned());
