@@ -80,6 +80,11 @@ impl Group {
         self.queue.len()
     }
 
+    /// How many members it has.
+    pub fn members(&self) -> usize {
+        self.roster.members.len()
+    }
+
     /// A message for the group. At QoS 0 it goes to a member at once or nowhere.
     pub fn offer(&mut self, message: &Arc<Message>, cx: &mut GroupContext<'_>, give: Give<'_>) {
         let delivery = Delivery {

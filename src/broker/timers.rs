@@ -1,55 +1,86 @@
-//! Timers of many sessions in one-second buckets. A session has at most one entry; when it fires the
-//! session says whether it is due or when to ask again, so a busy connection costs nothing.
+//! Timers of many sessions, to the second. A session has at most one; when it fires the session says whether it is due
+//! or when to ask again, so a busy connection costs nothing, and a session that ends leaves nothing behind.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::message::QueueId;
+/// The second of a session whose timer is not set.
+pub const NEVER: u64 = u64::MAX;
 
-/// Who is to be asked: a slot of the session table, and the queue number that tells whether it is
-/// still the same session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Index into the shard's sessions.
-    pub session: u32,
-    /// The session's queue.
-    pub queue_id: QueueId,
-}
-
-/// The buckets.
+/// The timers that are set.
 #[derive(Debug)]
 pub struct Timers {
     start: Instant,
-    buckets: BTreeMap<u64, Vec<Entry>>,
+    /// (second, slot of the session table).
+    set: BTreeSet<(u64, u32)>,
 }
 
 impl Timers {
     /// Counts seconds from `start`.
     pub fn new(start: Instant) -> Timers {
-        Timers { start, buckets: BTreeMap::new() }
+        Timers { start, set: BTreeSet::new() }
     }
 
-    /// Asks at the first full second not before `at`, unless the entry is armed for no later than
-    /// that already; returns the second if it was armed.
-    pub fn arm_before(&mut self, at: Instant, armed: u64, entry: Entry) -> Option<u64> {
+    /// Has `session`, whose timer is set for the second `armed`, asked at the first full second not before `at`, or
+    /// earlier if it is set for earlier already; returns the second it is set for now.
+    pub fn arm_before(&mut self, at: Instant, armed: u64, session: u32) -> u64 {
         let second = at.saturating_duration_since(self.start).as_millis().div_ceil(1000) as u64;
         if armed <= second {
-            return None;
+            return armed;
         }
-        self.buckets.entry(second).or_default().push(entry);
-        Some(second)
+        self.disarm(armed, session);
+        self.set.insert((second, session));
+        second
     }
 
-    /// When the next bucket is due.
+    /// Forgets the timer of `session`, which is set for the second `armed`.
+    pub fn disarm(&mut self, armed: u64, session: u32) {
+        self.set.remove(&(armed, session));
+    }
+
+    /// How many are set.
+    pub fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    /// Whether none is set.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
+    /// When the next one is due.
     pub fn next(&self) -> Option<Instant> {
-        self.buckets.keys().next().map(|second| self.start + Duration::from_secs(*second))
+        self.set.first().map(|(second, _)| self.start + Duration::from_secs(*second))
     }
 
-    /// The next bucket that is due at `now`, with its second.
-    pub fn due(&mut self, now: Instant) -> Option<(u64, Vec<Entry>)> {
+    /// Takes the next one that is due at `now`.
+    pub fn due(&mut self, now: Instant) -> Option<u32> {
         if self.next()? > now {
             return None;
         }
-        self.buckets.pop_first()
+        self.set.pop_first().map(|(_, session)| session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_one_timer_and_the_earlier_time_wins() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut timers = Timers::new(start);
+        let armed = timers.arm_before(at(4_001), NEVER, 7);
+        assert_eq!(armed, 5, "never early");
+        assert_eq!(timers.arm_before(at(9_000), armed, 7), 5, "it asks again when it fires");
+        let armed = timers.arm_before(at(2_000), armed, 7);
+        assert_eq!((armed, timers.len()), (2, 1));
+        timers.arm_before(at(3_000), NEVER, 8);
+        assert_eq!(timers.due(at(1_999)), None);
+        assert_eq!(timers.due(at(2_000)), Some(7));
+        assert_eq!(timers.next(), Some(at(3_000)));
+        timers.disarm(3, 8);
+        assert!(timers.is_empty() && timers.next().is_none());
     }
 }

@@ -165,6 +165,11 @@ impl Link {
         }
     }
 
+    /// The bytes that are still to send, those that wait for the disk included.
+    pub fn unsent(&self) -> usize {
+        self.outbound.len() + self.held.as_ref().map_or(0, |held| held.bytes.len())
+    }
+
     /// Whether the outbound buffer takes `size` bytes more: below the limit, or empty, for one packet
     /// always fits.
     pub fn has_room(&self, size: usize, limit: usize) -> bool {

@@ -186,9 +186,9 @@ impl Session {
         expires.into_iter().chain(due).min()
     }
 
-    /// How many messages wait or are under way, and their bytes in the queue.
-    pub fn backlog(&self) -> usize {
-        self.queue.len() + self.inflight.len()
+    /// How many have a packet id and wait for their PUBACK or PUBREC.
+    pub fn unacknowledged(&self) -> usize {
+        self.inflight.iter().filter(|slot| slot.delivery.is_some()).count()
     }
 
     /// The bytes of memory that its consumer's pace is to blame for: the outbound buffer and, where it

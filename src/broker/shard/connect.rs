@@ -321,6 +321,7 @@ impl Shard {
         }
         self.replays.forget(index);
         let mut session = self.sessions.remove(index as usize);
+        self.timers.disarm(session.armed, index);
         let dropped = session.end(reason, &mut self.core.context(now));
         if session.persistent {
             self.core.store.push(Record::SessionEnded(session.queue_id));

@@ -1,6 +1,7 @@
 //! A shard: the sessions of one thread and everything that happens to them. It is pure: bytes, time
 //! and batches go in; bytes and batches come out. The shell in `net` moves them.
 
+mod census;
 mod connect;
 mod deliver;
 mod publish;
@@ -22,7 +23,7 @@ use super::route::RouteCache;
 use super::shared::Shared;
 use super::subscriptions::Subscriptions;
 use super::sys::SysTopics;
-use super::timers::{Entry, Timers};
+use super::timers::Timers;
 use crate::limits::{Limits, QueueRule, ShareRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::outbound::Outbound;
@@ -36,6 +37,8 @@ use crate::stats::Stats;
 use crate::store::Store;
 
 use replay::Replays;
+
+pub use census::Census;
 
 /// A connection: a slot of the shard's session table, and which of the session's connections it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -479,10 +482,7 @@ impl Shard {
 
     fn arm(&mut self, index: u32, at: Instant) {
         let session = &mut self.sessions[index as usize];
-        let entry = Entry { session: index, queue_id: session.queue_id };
-        if let Some(second) = self.timers.arm_before(at, session.armed, entry) {
-            session.armed = second;
-        }
+        session.armed = self.timers.arm_before(at, session.armed, index);
     }
 }
 

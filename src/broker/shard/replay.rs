@@ -75,6 +75,11 @@ impl Replays {
         }
     }
 
+    /// How many are not at their end.
+    pub(super) fn len(&self) -> usize {
+        self.by_session.values().map(VecDeque::len).sum()
+    }
+
     /// Whether any session can take more.
     pub(super) fn has_work(&self) -> bool {
         !self.ready.is_empty()

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::connect::keep_alive_limit;
 use super::publish::Origin;
 use super::{ConnectionId, Shard};
+use crate::broker::timers::NEVER;
 use crate::message::{Message, MessageId, MessageParts};
 use crate::protocol::packet::QoS;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
@@ -26,16 +27,10 @@ impl Shard {
 
     /// Does whatever is due.
     pub fn on_timeout(&mut self, now: Instant) {
-        while let Some((second, entries)) = self.timers.due(now) {
-            for entry in entries {
-                let session = self.sessions.get_mut(entry.session as usize);
-                let Some(session) = session.filter(|s| s.queue_id == entry.queue_id && s.armed == second)
-                else {
-                    continue;
-                };
-                session.armed = u64::MAX;
-                self.session_timeout(now, entry.session);
-            }
+        while let Some(index) = self.timers.due(now) {
+            let Some(session) = self.sessions.get_mut(index as usize) else { continue };
+            session.armed = NEVER;
+            self.session_timeout(now, index);
         }
         self.retry_full(now);
         self.update_sys(now);
