@@ -35,6 +35,12 @@ macro_rules! drop_reasons {
             /// Every reason, in the order of their numbers.
             pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
 
+            /// Whether it is about a message that was not sent on, or not retained, rather than about one taker.
+            pub fn is_refusal(self) -> bool {
+                use DropReason::*;
+                matches!(self, NoSubscribers | Unauthorised | RejectedFull | RetainedFull)
+            }
+
             /// The name used in metrics and logs.
             pub fn name(self) -> &'static str {
                 match self { $(DropReason::$name => $text,)* }
@@ -48,7 +54,7 @@ drop_reasons! {
     Expired = "expired",
     /// Larger than the client's Maximum Packet Size.
     TooLarge = "too_large",
-    /// At QoS 0 to a connection whose outbound buffer is full, or that is gone.
+    /// At QoS 0 to a connection whose outbound buffer is full, or that is not there.
     Qos0SlowConsumer = "qos0_slow_consumer",
     /// Nobody had subscribed.
     NoSubscribers = "no_subscribers",
@@ -69,6 +75,11 @@ drop_reasons! {
 }
 
 /// The counters of one shard.
+///
+/// The books balance. Every message goes to a number of takers, and each of these deliveries is completed, waits, or
+/// was dropped for one reason: once nothing is under way between shards, [`Stats::deliveries`] of all shards together
+/// are their [`Stats::delivered`], [`Stats::queued_messages`] and drops, without those reasons for which a message was
+/// not forwarded to begin with ([`DropReason::is_refusal`]).
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Packets received, of every type.
@@ -79,7 +90,7 @@ pub struct Stats {
     pub bytes_received: Counter,
     /// Bytes handed to sockets.
     pub bytes_sent: Counter,
-    /// PUBLISH packets accepted from clients.
+    /// PUBLISH packets dealt with from clients, repeats of a QoS 2 one not counted.
     pub publish_received: Counter,
     /// Payload bytes in them.
     pub publish_bytes_received: Counter,
@@ -87,6 +98,11 @@ pub struct Stats {
     pub publish_sent: Counter,
     /// Payload bytes in them.
     pub publish_bytes_sent: Counter,
+    /// Deliveries: each message once for every taker that it was forwarded to, a share group being one taker, and once
+    /// for every subscription that it was replayed to as a retained message.
+    pub deliveries: Counter,
+    /// Deliveries completed: written at QoS 0, acknowledged by PUBACK or PUBREC above.
+    pub delivered: Counter,
     /// Connections with a session attached now.
     pub connected: Counter,
     /// Connections ever made.

@@ -99,7 +99,7 @@ impl Group {
         if message.qos == QoS::AtMostOnce {
             match self.roster.choose(&delivery, cx.random, false) {
                 Some(index) => self.give(index, delivery, cx, give),
-                None => cx.stats.count_drop(DropReason::NoSubscribers, 1),
+                None => cx.stats.count_drop(DropReason::Qos0SlowConsumer, 1),
             }
             return;
         }

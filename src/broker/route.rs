@@ -41,6 +41,14 @@ impl Route {
         self.homes.is_empty()
     }
 
+    /// How many queues and groups take a message of this retained version, 0 for none.
+    pub fn durable_takers(&self, version: u64) -> usize {
+        let live = |target: &&Target| version == 0 || version > target.since;
+        let all = version == 0 || version > self.newest_since;
+        let queues = if all { self.queues.len() } else { self.queues.iter().filter(live).count() };
+        queues + self.groups.len()
+    }
+
     /// Whether a message at `qos` is kept in a queue of this route until it is acknowledged.
     pub fn keeps(&self, qos: QoS) -> bool {
         qos > QoS::AtMostOnce && (self.max_qos > QoS::AtMostOnce || !self.groups.is_empty())

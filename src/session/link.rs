@@ -124,18 +124,19 @@ impl Link {
         link
     }
 
-    /// Sends an answer once `ticket` is durable, behind those that wait already.
-    pub fn answer(&mut self, ticket: Ticket, durable: Ticket, kind: Answer, packet: &Packet<'_>) {
+    /// Sends an answer once `ticket` is durable, behind those that wait already; whether it is sent now.
+    pub fn answer(&mut self, ticket: Ticket, durable: Ticket, kind: Answer, packet: &Packet<'_>) -> bool {
         if self.held.is_none() && ticket <= durable {
             codec::encode(self.version, packet, self.outbound.buf());
             self.answered(kind);
-            return;
+            return true;
         }
         let held = self.held.get_or_insert_default();
         let before = held.bytes.len();
         codec::encode(self.version, packet, &mut held.bytes);
         let len = (held.bytes.len() - before) as u32;
         held.marks.push_back(Mark { ticket, len, kind });
+        false
     }
 
     /// Sends the held answers whose tickets are durable by now; whether any left.

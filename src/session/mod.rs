@@ -235,12 +235,14 @@ impl Session {
             Some(link) if link.open && link.has_room(size, cx.outbound_limit) => {
                 link.write_publish(delivery, None, false, cx)
             }
-            Some(_) => return self.drop_delivery(delivery, DropReason::Qos0SlowConsumer, cx),
-            // At QoS 0 a session without a connection is skipped: nothing was promised.
-            None => return,
+            // At QoS 0 nothing was promised.
+            _ => return self.drop_delivery(delivery, DropReason::Qos0SlowConsumer, cx),
         };
         match written {
-            Written::Yes => self.settle(delivery, cx),
+            Written::Yes => {
+                cx.stats.delivered.add(1);
+                self.settle(delivery, cx);
+            }
             Written::TooLarge => self.drop_delivery(delivery, DropReason::TooLarge, cx),
         }
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::link::Answer;
-use super::{Context, Expiry, Session, inflight::Step, unaccount};
+use super::{Context, Delivery, Expiry, Session, inflight::Step, unaccount};
 use crate::message::{Message, MessageId, MessageParts, Publisher};
 use crate::protocol::packet::{
     Ack, Disconnect, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, Version,
@@ -67,12 +67,10 @@ impl Session {
 
     /// Sends an answer to the client, if it is there, once `ticket` is durable.
     pub fn answer(&mut self, ticket: Ticket, kind: Answer, packet: &Packet<'_>, cx: &mut Context<'_>) {
-        if let Some(link) = &mut self.link {
-            let durable = cx.store.durable();
-            if ticket <= durable {
-                cx.stats.packets_sent.add(1);
-            }
-            link.answer(ticket, durable, kind, packet);
+        if let Some(link) = &mut self.link
+            && link.answer(ticket, cx.store.durable(), kind, packet)
+        {
+            cx.stats.packets_sent.add(1);
         }
     }
 
@@ -81,8 +79,6 @@ impl Session {
         publish: &Publish<'_>,
         cx: &mut Context<'_>,
     ) -> Result<Action<'static>, ProtocolError> {
-        cx.stats.publish_received.add(1);
-        cx.stats.publish_bytes_received.add(publish.payload.len() as u64);
         if let Some(packet_id) = publish.packet_id {
             self.check_receive_maximum(packet_id, publish.qos, cx)?;
             if publish.qos == QoS::ExactlyOnce
@@ -246,11 +242,17 @@ impl Session {
             return Err(ProtocolError::protocol("a PUBACK for a QoS 2 PUBLISH"));
         }
         if let Some(delivery) = self.inflight.finish(packet_id) {
-            unaccount(&delivery, cx);
-            self.settle(&delivery, cx);
+            self.delivered(&delivery, cx);
         }
         self.pump(cx);
         Ok(Action::None)
+    }
+
+    /// The client has acknowledged a delivery.
+    fn delivered(&mut self, delivery: &Delivery, cx: &mut Context<'_>) {
+        cx.stats.delivered.add(1);
+        unaccount(delivery, cx);
+        self.settle(delivery, cx);
     }
 
     fn receive_pubrec(
@@ -273,16 +275,14 @@ impl Session {
         if ack.reason.is_failure() {
             // [MQTT-4.8.2-6]: refused by this client, and sent to nobody else.
             if let Some(delivery) = self.inflight.finish(packet_id) {
-                unaccount(&delivery, cx);
-                self.settle(&delivery, cx);
+                self.delivered(&delivery, cx);
             }
             self.pump(cx);
             return Ok(Action::None);
         }
         slot.step = Step::Released;
         if let Some(delivery) = slot.delivery.take() {
-            unaccount(&delivery, cx);
-            self.settle(&delivery, cx);
+            self.delivered(&delivery, cx);
         }
         let ticket = match self.persistent {
             true => cx.store.push(Record::Stepped(self.queue_id, packet_id)),

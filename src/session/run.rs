@@ -119,6 +119,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         if self.deliver_ready(run, messages, terms, cx) {
+            self.count_transient(messages.len(), cx);
             return;
         }
         for message in messages {
@@ -129,7 +130,15 @@ impl Session {
                 }
                 continue;
             }
+            self.count_transient(1, cx);
             self.deliver(self.delivery(message, terms), cx);
+        }
+    }
+
+    /// Counts deliveries that the publisher's shard, which does not know transient takers, could not count.
+    fn count_transient(&self, messages: usize, cx: &Context<'_>) {
+        if !self.persistent {
+            cx.stats.deliveries.add(messages as u64);
         }
     }
 
@@ -201,6 +210,7 @@ impl Session {
             });
             buf[start + at..start + at + 2].copy_from_slice(&id.get().to_be_bytes());
         }
+        cx.stats.delivered.add((messages.len() - frames.packet_ids.len()) as u64);
         cx.stats.packets_sent.add(messages.len() as u64);
         cx.stats.publish_sent.add(messages.len() as u64);
         cx.stats.publish_bytes_sent.add(frames.payload_bytes);

@@ -11,8 +11,10 @@ use crate::broker::route::Route;
 use crate::limits::ShareRule;
 use crate::message::{Message, QueueId};
 use crate::meter::QueueMeter;
+use crate::protocol::packet::QoS;
 use crate::session::Delivery;
 use crate::session::run::{Run, Terms};
+use crate::stats::DropReason;
 use crate::store::Record;
 use crate::target::GroupTarget;
 
@@ -117,7 +119,10 @@ impl Shard {
         let own = self.settings.id;
         let mut takers = 0;
         for target in route.queues.iter().filter(|target| target.home == own) {
-            let Some(index) = self.by_queue.get(&target.queue).copied() else { continue };
+            let Some(index) = self.by_queue.get(&target.queue).copied() else {
+                self.core.stats.count_drop(DropReason::SessionEnded, messages.len() as u64);
+                continue;
+            };
             let terms = Terms {
                 qos: target.qos,
                 retain_as_published: target.retain_as_published,
@@ -165,7 +170,7 @@ impl Shard {
     fn offer(&mut self, now: Instant, target: &GroupTarget, messages: &[Arc<Message>]) {
         let queue = target.queue;
         if !self.know_group(queue, &target.filter, &target.group, &target.meter) {
-            return;
+            return self.core.stats.count_drop(DropReason::SessionEnded, messages.len() as u64);
         }
         for message in messages {
             self.with_group(now, queue, |group, cx, give| group.offer(message, cx, give));
@@ -215,12 +220,16 @@ impl Shard {
     /// A group gives a message to a member that lives here. One meant for an earlier joining is not
     /// wanted: what that joining returned to the group covers it.
     fn given(&mut self, now: Instant, queue: QueueId, token: u32, delivery: Delivery) {
-        let Some(index) = self.by_queue.get(&queue).copied() else { return };
-        let session = &mut self.sessions[index as usize];
-        if session.membership(delivery.from).is_none_or(|membership| membership.token != token) {
-            return;
+        let member = self.by_queue.get(&queue).copied().filter(|index| {
+            let membership = self.sessions[*index as usize].membership(delivery.from);
+            membership.is_some_and(|membership| membership.token == token)
+        });
+        if let Some(index) = member {
+            self.sessions[index as usize].deliver(delivery, &mut self.core.context(now));
+            self.after_progress(index);
+        } else if delivery.qos == QoS::AtMostOnce {
+            // The group has forgotten it: it would not come back.
+            self.core.stats.count_drop(DropReason::Qos0SlowConsumer, 1);
         }
-        session.deliver(delivery, &mut self.core.context(now));
-        self.after_progress(index);
     }
 }

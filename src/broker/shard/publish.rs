@@ -161,7 +161,6 @@ impl Shard {
         let clears = message.payload().is_empty();
         let kept = clears || retained.admit(message.topic(), message.size()).is_ok();
         if !kept {
-            self.core.stats.count_drop(DropReason::RetainedFull, 1);
             self.warn_retained_full(now);
             if origin.told {
                 let detail = "the limit on retained messages is met";
@@ -176,6 +175,8 @@ impl Shard {
         let message = Arc::new(message);
         if kept {
             keep(&mut retained, &message, clears);
+        } else {
+            self.core.stats.count_drop(DropReason::RetainedFull, 1);
         }
         let ticket = self.record(&message, &route, origin);
         drop(retained);
@@ -222,6 +223,7 @@ impl Shard {
             }
             return Published { reason: ReasonCode::NoMatchingSubscribers, ticket };
         }
+        self.core.stats.deliveries.add(route.durable_takers(message.version) as u64);
         let homes = route.homes;
         for peer in homes.iter() {
             self.outbox.push(peer, Item::Forward(message.clone(), route.clone()));

@@ -119,6 +119,7 @@ impl Shard {
             }
             // A newer version comes live; an expired one is no longer there to be had.
             if message.version <= since && !message.is_expired(now) {
+                cx.stats.deliveries.add(1);
                 session.deliver(
                     Delivery {
                         message: message.clone(),
