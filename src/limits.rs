@@ -29,8 +29,6 @@ pub struct Limits {
     pub max_inflight: u16,
     /// The Receive Maximum offered to a client: the QoS 1 and 2 messages that it may have unacknowledged.
     pub receive_maximum: u16,
-    /// Bytes of unacknowledged QoS 1 and 2 messages that one connection may have sent.
-    pub receive_bytes: usize,
     /// Messages that the queue of a session without durable state may hold.
     pub transient_queue_messages: usize,
     /// Bytes that the queue of a session without durable state may hold.
@@ -77,7 +75,6 @@ impl Default for Limits {
             client_id_length: 256,
             max_inflight: 32,
             receive_maximum: 1000,
-            receive_bytes: 4 * MIB,
             transient_queue_messages: 1000,
             transient_queue_bytes: MIB,
             outbound_buffer: MIB,
@@ -161,8 +158,6 @@ pub struct QueueRule {
     pub max_bytes: u64,
     /// What happens to a message that does not fit.
     pub overflow: Overflow,
-    /// The longest that a message waits in the queue, whatever longer expiry it asks for; `None`: only its own counts.
-    pub message_expiry: Option<Duration>,
 }
 
 impl Default for QueueRule {
@@ -172,7 +167,6 @@ impl Default for QueueRule {
             max_messages: 0,
             max_bytes: 64 * MIB as u64,
             overflow: Overflow::Reject,
-            message_expiry: None,
         }
     }
 }

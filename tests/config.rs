@@ -92,7 +92,6 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
         allow_anonymous = true
         [limits]
         max_packet_size = "4MiB"
-        receive_bytes = 65536
         connect_timeout = "1500ms"
         keep_alive_max = "1h"
         [session]
@@ -101,7 +100,6 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
         filter = "orders/#"
         max_messages = 10
         overflow = "drop-oldest"
-        message_expiry = "5m"
         [[share]]
         group = "sms"
         strategy = "hash_topic"
@@ -113,7 +111,6 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
     assert_eq!((config.shards, config.sys_interval), (3, Duration::from_secs(60)));
     assert_eq!(config.listeners.iter().map(|listener| listener.max_connections).collect::<Vec<_>>(), [7, 0]);
     assert_eq!(config.limits.max_packet_size, 4 << 20);
-    assert_eq!(config.limits.receive_bytes, 65_536);
     assert_eq!(config.limits.connect_timeout, Duration::from_millis(1500));
     assert_eq!(config.limits.keep_alive_max, 3600);
     assert_eq!(config.limits.session_expiry_max, None);
@@ -121,7 +118,6 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
     let [orders, all] = &config.queues[..] else { panic!("{:?}", config.queues) };
     assert_eq!((orders.filter.as_str(), orders.max_messages), ("orders/#", 10));
     assert_eq!((orders.max_bytes, orders.overflow), (64 << 20, Overflow::DropOldest));
-    assert_eq!(orders.message_expiry, Some(Duration::from_secs(300)));
     assert_eq!((all.filter.as_str(), all.overflow), ("#", Overflow::Reject));
     assert_eq!(ShareRule::strategy(&config.shared_subscriptions, "sms"), Strategy::HashTopic);
     assert_eq!(ShareRule::strategy(&config.shared_subscriptions, "mail"), Strategy::RoundRobin);

@@ -10,8 +10,11 @@ use crate::stats::{DropReason, Stats};
 /// The load averages: over how many minutes.
 const AVERAGES: [(&str, f64); 3] = [("1min", 1.0), ("5min", 5.0), ("15min", 15.0)];
 
+/// One of the totals.
+type Total = fn(&Totals) -> u64;
+
 /// What the load topics are averages of.
-const LOADS: [(&str, fn(&Totals) -> u64); 7] = [
+const LOADS: [(&str, Total); 7] = [
     ("messages/received", |totals| totals.packets_received),
     ("messages/sent", |totals| totals.packets_sent),
     ("publish/received", |totals| totals.publish_received),

@@ -85,7 +85,6 @@ pub(super) struct LimitsSettings {
     pub(super) client_id_length: Option<Size<usize, 23, 65_535>>, // [MQTT-3.1.3-5]
     pub(super) max_inflight: Option<Number<u16, 1, 65_535>>,
     pub(super) receive_maximum: Option<Number<u16, 1, 65_535>>,
-    pub(super) receive_bytes: Option<Memory>,
     pub(super) transient_queue_messages: Option<Count<1>>,
     pub(super) transient_queue_bytes: Option<Memory>,
     pub(super) outbound_buffer: Option<Memory>,
@@ -117,7 +116,6 @@ pub(super) struct QueueSettings {
     pub(super) max_messages: Option<Number<u64, 0, { i64::MAX as u64 }>>,
     pub(super) max_bytes: Option<Size<u64, 1024, { 1024 * TIB }>>,
     pub(super) overflow: Option<Name<Overflow>>,
-    pub(super) message_expiry: Option<TimeOrNever<SECOND, LONGEST_EXPIRY>>,
 }
 
 /// `[[share]]`

@@ -180,7 +180,6 @@ impl Layers {
                 max_messages: settings.max_messages.map_or(default.max_messages, |most| most.0),
                 max_bytes: settings.max_bytes.map_or(default.max_bytes, |most| most.0),
                 overflow: settings.overflow.map_or(default.overflow, |overflow| overflow.0),
-                message_expiry: settings.message_expiry.map_or(default.message_expiry, |expiry| expiry.0),
             };
             if rules.iter().any(|other| other.filter == rule.filter) {
                 return Err(self.error(&format!("{path}.filter"), "there is a rule for this filter already"));
@@ -221,7 +220,7 @@ fn set_limits(limits: &mut Limits, settings: &LimitsSettings) {
     }
     take!(
         connect_packet_size max_packet_size connect_timeout max_handshakes max_handshakes_per_address
-        topic_levels topic_length client_id_length max_inflight receive_maximum receive_bytes
+        topic_levels topic_length client_id_length max_inflight receive_maximum
         transient_queue_messages transient_queue_bytes outbound_buffer outbound_total
         subscriptions_per_session user_properties retained_messages retained_bytes topic_alias_maximum
         keep_alive_max max_connections max_sessions lane_bytes reject_timeout

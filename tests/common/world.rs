@@ -316,11 +316,9 @@ impl World {
         self.clients[client].stalled = false;
         let this = &self.clients[client];
         let (shard, Some(connection)) = (this.shard, this.connection) else { return };
-        loop {
-            let Some(outbound) = self.shards[shard].outbound(connection) else { break };
-            if outbound.is_empty() {
-                break;
-            }
+        while let Some(outbound) =
+            self.shards[shard].outbound(connection).filter(|outbound| !outbound.is_empty())
+        {
             let bytes = drain(outbound);
             self.clients[client].take_in(&bytes);
             self.shards[shard].flushed(self.now, connection);
