@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Parser;
 use weirmq::arguments::{Arguments, Command, ServeArgs};
 use weirmq::config::Config;
-use weirmq::{client, dev_certs, logging};
+use weirmq::{client, dev_certs, logging, server};
 
 /// The exit code of a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 3;
@@ -38,7 +38,11 @@ fn serve(args: &ServeArgs) -> ExitCode {
         eprintln!("weirmq: {error}");
         return ExitCode::FAILURE;
     }
-    // Not served yet: the configuration is all there is to show.
-    tracing::info!(?config, "configuration");
-    ExitCode::SUCCESS
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "stopped");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -162,13 +162,14 @@ fn give_buffer(mut buffer: Vec<u8>) {
 }
 
 /// Frees the buffers of this thread's pool that were not needed since the last call: called every second or so, it
-/// gives the memory of a burst back.
-pub fn trim_pool() {
+/// gives the memory of a burst back. Whether the pool still holds any.
+pub fn trim_pool() -> bool {
     POOL.with_borrow_mut(|pool| {
         let freed: usize = pool.buffers.drain(..pool.unused).map(|buffer| buffer.capacity()).sum();
         pool.bytes -= freed;
         pool.unused = pool.buffers.len();
-    });
+        pool.unused > 0
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,244 @@
+//! Who may come in: the handshakes under way, bounded in all and for each address, and the connections, bounded in all
+//! and for each listener. Shared by all shards, and touched a few times in a connection's life.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use crate::limits::Limits;
+
+/// The bounds of the process.
+#[derive(Debug)]
+pub struct Admission {
+    max_handshakes: usize,
+    max_per_address: usize,
+    handshakes: Mutex<Handshakes>,
+    connections: Counted,
+}
+
+/// Connections that count against one bound.
+#[derive(Debug)]
+pub struct Counted {
+    now: AtomicUsize,
+    /// 0: no bound.
+    most: usize,
+}
+
+/// A connection that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Permit {
+    admission: Arc<Admission>,
+    listener: Arc<Counted>,
+}
+
+/// A handshake that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    admission: Arc<Admission>,
+    from: From,
+    number: u64,
+}
+
+/// Resolves when the place is needed for another: the handshake is to end.
+pub(super) type Evicted = oneshot::Receiver<()>;
+
+/// Whom a handshake is put down to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum From {
+    V4(Ipv4Addr),
+    /// A /64 network: whoever has one IPv6 address has as many as that.
+    V6(u64),
+}
+
+impl From {
+    fn of(address: IpAddr) -> From {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => From::V4(v4),
+            IpAddr::V6(v6) => From::V6((v6.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Handshakes {
+    /// For each address the handshakes, the oldest first.
+    under_way: HashMap<From, VecDeque<(u64, oneshot::Sender<()>)>, foldhash::fast::RandomState>,
+    count: usize,
+    last_number: u64,
+}
+
+impl Admission {
+    /// Nobody is in.
+    pub fn new(limits: &Limits) -> Admission {
+        Admission {
+            max_handshakes: limits.max_handshakes.max(1),
+            max_per_address: limits.max_handshakes_per_address.max(1),
+            handshakes: Mutex::default(),
+            connections: Counted::new(limits.max_connections),
+        }
+    }
+
+    /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
+    /// oldest one of the address that holds most if all together are.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> (Place, Evicted) {
+        let from = From::of(address);
+        let (sender, evicted) = oneshot::channel();
+        let mut handshakes = self.lock();
+        let own = handshakes.under_way.get(&from).map_or(0, VecDeque::len);
+        if own >= self.max_per_address {
+            handshakes.evict(from);
+        } else if handshakes.count >= self.max_handshakes {
+            let fullest = handshakes.under_way.iter().max_by_key(|(_, all)| all.len()).map(|(from, _)| *from);
+            fullest.into_iter().for_each(|from| handshakes.evict(from));
+        }
+        handshakes.last_number += 1;
+        let number = handshakes.last_number;
+        handshakes.under_way.entry(from).or_default().push_back((number, sender));
+        handshakes.count += 1;
+        drop(handshakes);
+        (Place { admission: self.clone(), from, number }, evicted)
+    }
+
+    /// Counts one more connection of `listener`, if there is room for it.
+    pub(super) fn connect(self: &Arc<Self>, listener: &Arc<Counted>) -> Option<Permit> {
+        if !self.connections.add() {
+            return None;
+        }
+        if !listener.add() {
+            self.connections.sub();
+            return None;
+        }
+        Some(Permit { admission: self.clone(), listener: listener.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Handshakes> {
+        // Nothing in here can be left half done.
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Handshakes {
+    /// Ends the oldest handshake of an address.
+    fn evict(&mut self, from: From) {
+        if let Some((number, _)) = self.under_way.get(&from).and_then(VecDeque::front) {
+            self.remove(from, *number);
+        }
+    }
+
+    /// Forgets a handshake; dropping its sender tells it so.
+    fn remove(&mut self, from: From, number: u64) {
+        let Some(all) = self.under_way.get_mut(&from) else { return };
+        let Some(at) = all.iter().position(|(other, _)| *other == number) else { return };
+        all.remove(at);
+        self.count -= 1;
+        if all.is_empty() {
+            self.under_way.remove(&from);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.lock().remove(self.from, self.number);
+    }
+}
+
+impl Counted {
+    /// None so far, of `most`; 0 for any number.
+    pub fn new(most: usize) -> Counted {
+        Counted { now: AtomicUsize::new(0), most }
+    }
+
+    fn add(&self) -> bool {
+        let fits = self.now.fetch_add(1, Relaxed) < self.most || self.most == 0;
+        if !fits {
+            self.sub();
+        }
+        fits
+    }
+
+    fn sub(&self) {
+        self.now.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.connections.sub();
+        self.listener.sub();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(max_handshakes: usize, max_handshakes_per_address: usize) -> Arc<Admission> {
+        Arc::new(Admission::new(&Limits { max_handshakes, max_handshakes_per_address, ..Limits::default() }))
+    }
+
+    fn is_evicted(evicted: &mut Evicted) -> bool {
+        evicted.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn at_its_bound_an_address_makes_room_itself() {
+        let admission = admission(100, 2);
+        let (_a, mut first) = admission.enter(ip("10.0.0.1"));
+        let (_b, mut second) = admission.enter(ip("::ffff:10.0.0.1"));
+        let (_c, mut other) = admission.enter(ip("10.0.0.2"));
+        let (_d, mut third) = admission.enter(ip("10.0.0.1"));
+        assert!(is_evicted(&mut first));
+        assert!(!is_evicted(&mut second) && !is_evicted(&mut other) && !is_evicted(&mut third));
+    }
+
+    #[test]
+    fn at_the_bound_of_all_the_fullest_address_makes_room() {
+        let admission = admission(4, 100);
+        let mut hoarded: Vec<_> = (0..3).map(|_| admission.enter(ip("10.0.0.1"))).collect();
+        let (_a, mut small) = admission.enter(ip("10.0.0.2"));
+        let (_b, mut newcomer) = admission.enter(ip("10.0.0.3"));
+        assert!(is_evicted(&mut hoarded[0].1) && !is_evicted(&mut hoarded[1].1));
+        assert!(!is_evicted(&mut small) && !is_evicted(&mut newcomer));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_address() {
+        assert_eq!(From::of(ip("2001:db8::1")), From::of(ip("2001:db8::ffff:1")));
+        assert_ne!(From::of(ip("2001:db8::1")), From::of(ip("2001:db8:0:1::1")));
+        assert_eq!(From::of(ip("::ffff:10.0.0.1")), From::of(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn places_come_back() {
+        let admission = admission(2, 2);
+        for _ in 0..100 {
+            let (_place, mut evicted) = admission.enter(ip("::1"));
+            assert!(!is_evicted(&mut evicted));
+        }
+        let handshakes = admission.lock();
+        assert_eq!((handshakes.count, handshakes.under_way.len()), (0, 0));
+    }
+
+    #[test]
+    fn connections_are_counted_in_all_and_for_each_listener() {
+        let limits = Limits { max_connections: 3, ..Limits::default() };
+        let admission = Arc::new(Admission::new(&limits));
+        let (small, any) = (Arc::new(Counted::new(1)), Arc::new(Counted::new(0)));
+        let first = admission.connect(&small).expect("room");
+        assert!(admission.connect(&small).is_none());
+        let _second = admission.connect(&any).expect("room");
+        let _third = admission.connect(&any).expect("room");
+        assert!(admission.connect(&any).is_none());
+        drop(first);
+        assert!(admission.connect(&small).is_some());
+    }
+}

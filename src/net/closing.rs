@@ -1,0 +1,104 @@
+//! How a socket ends: what is left to say is written, the stream is shut, and what the peer still sends is read away
+//! for a moment. To close with unread bytes would reset the connection, and the peer might lose our last words.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::broker::shard::CloseReason;
+use crate::outbound::Outbound;
+
+use super::admission::Permit;
+use super::refusal::Refusal;
+use super::shell::Shell;
+use super::sockets::{Opened, Socket};
+use super::transport::{NonBlocking, Transport};
+
+/// How long a peer may take to read our last words and to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What is read away at most, in bytes.
+const DRAIN: usize = 1024 * 1024;
+
+/// Ends the socket of a connection that the shard has let go of.
+pub(super) fn close(shell: &Rc<Shell>, socket: Socket, mut outbound: Outbound, reason: &CloseReason) {
+    let Socket { stream, mut transport, permit, .. } = socket;
+    transport.end();
+    let flushed = transport.flush(&mut outbound, &mut NonBlocking(&stream));
+    let waits = match (reason, &flushed) {
+        (_, Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
+        // The client has said its last word, or cannot hear ours.
+        (CloseReason::Disconnected | CloseReason::Lost, Ok(())) => false,
+        (CloseReason::Server(_), Ok(())) => true,
+    };
+    if waits {
+        part_in_background(shell, stream, transport, outbound, permit);
+    }
+}
+
+/// Ends the socket of a client that the shard has refused.
+pub(super) fn refuse(shell: &Rc<Shell>, opened: Opened, refusal: &Refusal) {
+    let Opened { stream, transport, permit, .. } = opened;
+    let mut outbound = Outbound::default();
+    refusal.encode(outbound.buf());
+    part_in_background(shell, stream, transport, outbound, permit);
+}
+
+/// It still counts as a connection, for it still costs one.
+fn part_in_background(
+    shell: &Rc<Shell>,
+    stream: TcpStream,
+    transport: Transport,
+    outbound: Outbound,
+    permit: Permit,
+) {
+    shell.closing.set(shell.closing.get() + 1);
+    let shell = shell.clone();
+    spawn_local(async move {
+        linger(stream, transport, outbound).await;
+        drop(permit);
+        shell.closed_one();
+    });
+}
+
+/// Writes what is left, ends the stream and waits for the peer to do so, for a limited time.
+pub(super) async fn linger(stream: TcpStream, transport: Transport, outbound: Outbound) {
+    // A failure or the time's end means that the peer will not read it.
+    let _ = timeout(LINGER, part(stream, transport, outbound)).await;
+}
+
+async fn part(mut stream: TcpStream, mut transport: Transport, mut outbound: Outbound) -> io::Result<()> {
+    transport.end();
+    write_all(&stream, &mut transport, &mut outbound).await?;
+    stream.shutdown().await?;
+    let mut drained = 0;
+    while drained < DRAIN {
+        stream.readable().await?;
+        match stream.try_read(&mut [0; 4096]) {
+            Ok(0) => break,
+            Ok(read) => drained += read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything that `outbound` and the transport have, waiting as long as it takes.
+pub(super) async fn write_all(
+    stream: &TcpStream,
+    transport: &mut Transport,
+    outbound: &mut Outbound,
+) -> io::Result<()> {
+    loop {
+        match transport.flush(outbound, &mut NonBlocking(stream)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! From a new socket to a judged CONNECT: TLS where the listener speaks it, one whole packet, and the decision where
+//! the session lives. One deadline covers all of it. Whoever is refused here has touched no session.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::crypto::ring::default_provider;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::message::PeerId;
+use crate::outbound::Outbound;
+use crate::protocol::reason::{ProtocolError, ReasonCode};
+
+use super::admission::Permit;
+use super::closing::{linger, write_all};
+use super::listener::Door;
+use super::refusal::{self, Refusal};
+use super::shell::Shell;
+use super::tls;
+use super::transport::Transport;
+
+/// What one read takes at most: a CONNECT is small, and what follows it may wait.
+const READ: usize = 4096;
+
+/// A client whose CONNECT may be put before the shard where its session lives.
+pub(super) struct Arrival {
+    pub(super) transport: Transport,
+    /// The whole CONNECT packet.
+    pub(super) frame: Vec<u8>,
+    /// What was read behind it.
+    pub(super) rest: Vec<u8>,
+    /// The client identifier that was assigned to it, if it brought none.
+    pub(super) assigned: Option<String>,
+    pub(super) address: SocketAddr,
+    pub(super) permit: Permit,
+}
+
+/// A socket before its CONNECT.
+struct Entrance {
+    stream: TcpStream,
+    transport: Transport,
+    /// What the transport has given so far.
+    received: Vec<u8>,
+    /// The socket has given something.
+    heard: bool,
+}
+
+/// A CONNECT that may be put before a shard.
+struct Accepted {
+    size: usize,
+    permit: Permit,
+    assigned: Option<String>,
+    home: PeerId,
+}
+
+/// Why a socket does not come in.
+enum Failure {
+    /// It was closed before it said anything: a health check.
+    Silent,
+    /// The socket failed, or was closed half-way.
+    Socket(io::Error),
+    /// It breaks the protocol of its transport.
+    Transport(io::Error),
+    /// Its CONNECT is refused.
+    Refused(Refusal),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Socket(error)
+    }
+}
+
+/// Brings a new socket in, or ends it.
+pub(super) async fn run(shell: Rc<Shell>, door: Arc<Door>, stream: TcpStream, address: SocketAddr) {
+    let (_place, evicted) = door.admission.enter(address.ip());
+    let transport = match &door.tls {
+        None => Transport::Plain,
+        Some(config) => match tls::accept(config) {
+            Ok(transport) => transport,
+            Err(error) => return info!(%address, %error, "refused"),
+        },
+    };
+    let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false };
+    let outcome = tokio::select! {
+        outcome = timeout(shell.limits.connect_timeout, entrance.connect(&shell, &door)) => outcome,
+        _ = evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
+    };
+    match outcome {
+        Ok(Ok(accepted)) => entrance.bring_home(&shell, accepted, address),
+        Ok(Err(failure)) => entrance.end(failure, address).await,
+        Err(_) => info!(%address, reason = "no CONNECT within the time limit", "refused"),
+    }
+}
+
+impl Entrance {
+    /// Reads up to a CONNECT, and judges it.
+    async fn connect(&mut self, shell: &Shell, door: &Door) -> Result<Accepted, Failure> {
+        let size = loop {
+            self.read(shell).await?;
+            if let Some(size) =
+                refusal::find_connect(&self.received, &shell.limits).map_err(Failure::Refused)?
+            {
+                break size;
+            }
+        };
+        let connect = refusal::judge(&self.received[..size], &shell.limits, door.allow_anonymous)
+            .map_err(Failure::Refused)?;
+        let refuse = |reason, detail: &'static str| {
+            Failure::Refused(Refusal::of(&connect, ProtocolError::new(reason, detail)))
+        };
+        let assigned = match connect.client_id {
+            "" => {
+                Some(new_client_id().ok_or_else(|| refuse(ReasonCode::ServerUnavailable, "no randomness"))?)
+            }
+            _ => None,
+        };
+        let home = shell.lanes.home(assigned.as_deref().unwrap_or(connect.client_id));
+        let permit = door.admission.connect(&door.connections);
+        let permit =
+            permit.ok_or_else(|| refuse(ReasonCode::ServerBusy, "the connections are at their limit"))?;
+        Ok(Accepted { size, permit, assigned, home })
+    }
+
+    /// Waits for bytes and has the transport take them in; what it answers is sent.
+    async fn read(&mut self, shell: &Shell) -> Result<(), Failure> {
+        self.stream.readable().await?;
+        let decoded = {
+            let raw = &mut shell.turn().scratch.raw[..READ];
+            let read = match self.stream.try_read(raw) {
+                Ok(0) if !self.heard => return Err(Failure::Silent),
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            self.heard = true;
+            self.transport.decode(&raw[..read], &mut self.received)
+        };
+        if self.transport.wants_write() {
+            write_all(&self.stream, &mut self.transport, &mut Outbound::default()).await?;
+        }
+        // If the peer has ended its stream, the next read says so.
+        decoded.map(drop).map_err(Failure::Transport)
+    }
+
+    /// To the shard where the session lives.
+    fn bring_home(self, shell: &Rc<Shell>, accepted: Accepted, address: SocketAddr) {
+        let Entrance { stream, transport, received: mut frame, .. } = self;
+        let Accepted { size, permit, assigned, home } = accepted;
+        let rest = frame.split_off(size);
+        shell.bring_home(home, stream, Arrival { transport, frame, rest, assigned, address, permit });
+    }
+
+    /// Ends the socket in the way that its failure asks for.
+    async fn end(self, failure: Failure, address: SocketAddr) {
+        let mut outbound = Outbound::default();
+        match failure {
+            Failure::Silent => return debug!(%address, "closed without a byte"),
+            Failure::Socket(error) => return info!(%address, reason = %error, "refused"),
+            // The alert that says so is on its way.
+            Failure::Transport(error) => info!(%address, reason = %error, "refused"),
+            Failure::Refused(refusal) => {
+                info!(%address, reason = %refusal.error, "refused");
+                refusal.encode(outbound.buf());
+                if outbound.is_empty() {
+                    return;
+                }
+            }
+        }
+        linger(self.stream, self.transport, outbound).await;
+    }
+}
+
+/// A client identifier that nobody can guess, for who can guess it could take the session over; `None` if the system
+/// has no randomness to give.
+fn new_client_id() -> Option<String> {
+    const BASE_32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut random = [0; 20];
+    default_provider().secure_random.fill(&mut random).ok()?;
+    let letters = random.iter().map(|byte| char::from(BASE_32[usize::from(byte % 32)]));
+    Some("weirmq-".chars().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assigned_client_identifiers_differ() {
+        let ids = [new_client_id(), new_client_id()].map(|id| id.expect("randomness"));
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(ids[0].len(), 27);
+    }
+}

@@ -1,0 +1,116 @@
+//! The ways between shards: batches of messages, and sockets on their way to the shard where their session lives. A
+//! lane never waits and never drops; what it may hold is bounded by the credit of the shard that fills it.
+
+use std::hash::BuildHasher;
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use foldhash::quality::FixedState;
+use tokio::sync::mpsc;
+use tokio::task::yield_now;
+use tracing::debug;
+
+use crate::broker::outbox::Batch;
+use crate::broker::shard::Shard;
+use crate::message::PeerId;
+
+use super::handshake::Arrival;
+use super::shell::Shell;
+
+/// After so long, others have the thread.
+const SLICE: Duration = Duration::from_micros(200);
+
+/// What one shard sends another.
+pub enum Mail {
+    /// What it told it in one turn.
+    Batch(Batch),
+    /// A client whose session lives there.
+    Handover(Box<Handover>),
+}
+
+/// A socket that moves to another shard, and all that is known of it. Nothing is read from it between its CONNECT and
+/// CONNACK.
+pub struct Handover {
+    stream: TcpStream,
+    arrival: Arrival,
+}
+
+/// The ways from one shard to all.
+pub struct Lanes {
+    own: PeerId,
+    peers: Vec<mpsc::UnboundedSender<Mail>>,
+}
+
+impl Lanes {
+    /// From `own` to every shard, in the order of their numbers.
+    pub fn new(own: PeerId, peers: Vec<mpsc::UnboundedSender<Mail>>) -> Lanes {
+        Lanes { own, peers }
+    }
+
+    /// Sends each peer what the turn gathered for it. A peer that is gone needs nothing any more.
+    pub(super) fn send(&self, shard: &mut Shard) {
+        for (index, peer) in self.peers.iter().enumerate() {
+            let to = PeerId(index as u16);
+            if to != self.own
+                && let Some(batch) = shard.take_batch(to)
+            {
+                let _ = peer.send(Mail::Batch(batch));
+            }
+        }
+    }
+
+    /// The shard where the session of a client identifier lives: the same one at every connect.
+    pub(super) fn home(&self, client_id: &str) -> PeerId {
+        // A fixed hash, so that all shards agree.
+        let hash = FixedState::with_seed(0).hash_one(client_id);
+        PeerId((hash % self.peers.len() as u64) as u16)
+    }
+
+    /// Hands a client over to another shard; gives it back if it lives here.
+    pub(super) fn hand_over(
+        &self,
+        home: PeerId,
+        stream: tokio::net::TcpStream,
+        arrival: Arrival,
+    ) -> Option<(tokio::net::TcpStream, Arrival)> {
+        if home == self.own {
+            return Some((stream, arrival));
+        }
+        match stream.into_std() {
+            Ok(stream) => {
+                let handover = Box::new(Handover { stream, arrival });
+                let _ = self.peers[usize::from(home.0)].send(Mail::Handover(handover));
+            }
+            Err(error) => debug!(%error, "a socket could not be handed over"),
+        }
+        None
+    }
+}
+
+/// Takes in what the peers send, for as long as the shard runs.
+pub(super) async fn receive(shell: Rc<Shell>, mut mail: mpsc::UnboundedReceiver<Mail>) {
+    while let Some(first) = mail.recv().await {
+        let start = Instant::now();
+        take(&shell, first, start);
+        while start.elapsed() < SLICE
+            && let Ok(next) = mail.try_recv()
+        {
+            take(&shell, next, start);
+        }
+        shell.wake_flusher();
+        if start.elapsed() >= SLICE {
+            yield_now().await;
+        }
+    }
+}
+
+fn take(shell: &Rc<Shell>, mail: Mail, now: Instant) {
+    match mail {
+        Mail::Batch(batch) => shell.turn().shard.accept_batch(now, batch),
+        Mail::Handover(handover) => match tokio::net::TcpStream::from_std(handover.stream) {
+            Ok(stream) => shell.attach(stream, handover.arrival),
+            Err(error) => debug!(%error, "a socket could not be taken over"),
+        },
+    }
+}

@@ -1,0 +1,123 @@
+//! Where clients arrive. A listening socket is bound once; every shard accepts from its own duplicate of it, so that
+//! whichever thread has time takes the next client. (With SO_REUSEPORT each shard would have a queue of its own: a busy
+//! shard's clients would wait while another idles, its queue would be lost when it stops, and a second broker of the
+//! same user would take half of the clients instead of being told that the port is in use.)
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::admission::{Admission, Counted};
+use super::handshake;
+use super::shell::Shell;
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// How long accepting rests when there are no descriptors left: at first, and at most.
+const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// What all shards know of a listener.
+pub struct Door {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its side of TLS, if it speaks that.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether a client may come without credentials.
+    pub allow_anonymous: bool,
+    /// Who may come in.
+    pub admission: Arc<Admission>,
+    /// The connections through this listener.
+    pub connections: Arc<Counted>,
+    /// Accepting failed the last time, and the log says so.
+    pub failing: AtomicBool,
+}
+
+/// One shard's end of a listener.
+pub struct Listener {
+    /// The listening socket.
+    pub socket: TcpListener,
+    /// What all shards know of it.
+    pub door: Arc<Door>,
+}
+
+/// Binds a listening socket.
+///
+/// # Errors
+/// The system's, `AddrInUse` among them.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose last connections are in TIME_WAIT is free.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // So that 0.0.0.0 and [::] are two listeners everywhere.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts for as long as it is not aborted.
+pub(super) async fn accept(shell: Rc<Shell>, listener: Listener) {
+    let Listener { socket, door } = listener;
+    let socket = match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return warn!(address = %door.address, %error, "cannot accept connections"),
+    };
+    let mut rest = REST.0;
+    loop {
+        match socket.accept().await {
+            Ok((stream, address)) => {
+                rest = REST.0;
+                if door.failing.load(Relaxed) && door.failing.swap(false, Relaxed) {
+                    info!(address = %door.address, "accepting connections again");
+                }
+                // Small packets are not to wait for the acknowledgement of earlier ones. It fails only on a socket
+                // that has ended.
+                let _ = stream.set_nodelay(true);
+                spawn_local(handshake::run(shell.clone(), door.clone(), stream, address));
+            }
+            Err(error) if concerns_one(&error) => {}
+            Err(error) => {
+                if !door.failing.swap(true, Relaxed) {
+                    warn!(address = %door.address, %error, "cannot accept connections for now");
+                }
+                sleep(rest).await;
+                rest = (rest * 2).min(REST.1);
+            }
+        }
+    }
+}
+
+/// Whether an error is that of the connection that was to be accepted, and not one of the process or the system.
+fn concerns_one(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_an_error_and_ipv6_leaves_ipv4_alone() {
+        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let address = first.local_addr().expect("bound");
+        assert_eq!(bind(address).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+        if let Ok(v6) = bind(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0))) {
+            let port = v6.local_addr().expect("bound").port();
+            bind(SocketAddr::from(([0, 0, 0, 0], port))).expect("IPv4's port is another");
+        }
+    }
+}

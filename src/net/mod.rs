@@ -1,0 +1,19 @@
+//! The shell around the pure core: sockets, TLS, the clock and the wake-ups of one shard's thread. Besides `server`,
+//! `client` and `main` it is the only user of the asynchronous runtime.
+//!
+//! A socket's way: [`listener`] accepts it, [`handshake`] brings it up to its CONNECT, [`lane`] hands it to the shard
+//! that is its session's home, [`connection`] reads from it, [`flusher`] writes to it, [`closing`] ends it. [`shell`]
+//! is what these tasks of one thread share.
+
+pub mod admission;
+mod closing;
+mod connection;
+mod flusher;
+mod handshake;
+pub mod lane;
+pub mod listener;
+mod refusal;
+pub mod shell;
+mod sockets;
+pub mod tls;
+mod transport;

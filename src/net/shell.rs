@@ -1,0 +1,241 @@
+//! [`Shell`]: what the tasks of one shard's thread share, and the life of that thread. Every borrow of the shard is
+//! within synchronous code.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::broker::shard::{Attach, CloseReason, Closed, Shard};
+use crate::escaped::Escaped;
+use crate::limits::Limits;
+use crate::message::PeerId;
+use crate::protocol::codec;
+use crate::protocol::packet::{Packet, Version};
+use crate::stats::Stats;
+
+use super::closing;
+use super::connection::ConnectionTask;
+use super::flusher::{self, Wake};
+use super::handshake::Arrival;
+use super::lane::{self, Lanes, Mail};
+use super::listener::{self, Listener};
+use super::refusal::Refusal;
+use super::sockets::{Opened, Scratch, Socket, Sockets};
+
+/// How long connections may take to end when the server does.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a shard's thread is started with.
+pub struct Thread {
+    /// The shard's counters.
+    pub stats: Arc<Stats>,
+    /// The broker's limits.
+    pub limits: Arc<Limits>,
+    /// The ways to the other shards.
+    pub lanes: Lanes,
+    /// What they send.
+    pub mail: mpsc::UnboundedReceiver<Mail>,
+    /// Where clients arrive.
+    pub listeners: Vec<Listener>,
+    /// Turns true when the server stops.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What the tasks of one shard's thread share.
+pub(super) struct Shell {
+    state: RefCell<State>,
+    pub(super) lanes: Lanes,
+    pub(super) limits: Arc<Limits>,
+    flusher: Wake,
+    /// Sockets that are being closed.
+    pub(super) closing: Cell<usize>,
+    /// The server stops: nobody comes in any more.
+    stopping: Cell<bool>,
+    /// The last socket is closed.
+    drained: Notify,
+    /// A task panicked within a turn.
+    broken: Notify,
+}
+
+/// What a turn changes.
+pub(super) struct State {
+    pub(super) shard: Shard,
+    pub(super) sockets: Sockets,
+    pub(super) scratch: Scratch,
+    pub(super) stats: Arc<Stats>,
+}
+
+/// Runs a shard until the server stops and its connections are closed.
+///
+/// # Panics
+/// If one of its tasks did: the shard may be half updated.
+pub async fn run(shard: Shard, thread: Thread) {
+    let Thread { stats, limits, lanes, mail, listeners, mut stop } = thread;
+    let shell = Rc::new(Shell {
+        state: RefCell::new(State { shard, sockets: Sockets::default(), scratch: Scratch::new(), stats }),
+        lanes,
+        limits,
+        flusher: Wake::default(),
+        closing: Cell::new(0),
+        stopping: Cell::new(false),
+        drained: Notify::new(),
+        broken: Notify::new(),
+    });
+    spawn_local(flusher::run(shell.clone()));
+    spawn_local(lane::receive(shell.clone(), mail));
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| spawn_local(listener::accept(shell.clone(), listener)))
+        .collect();
+    tokio::select! {
+        // An error means that the server itself is gone.
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = shell.broken.notified() => panic!("a task of this shard panicked"),
+    }
+    accepting.iter().for_each(|task| task.abort());
+    shell.stopping.set(true);
+    shell.turn().shard.shutdown(Instant::now());
+    shell.wake_flusher();
+    // Whoever does not take its last bytes in time has had its time.
+    let _ = timeout(DRAIN, shell.all_closed()).await;
+}
+
+impl Shell {
+    /// The shard and all that a turn changes.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        Turn { state: self.state.borrow_mut(), shell: self }
+    }
+
+    /// Something is to be written, sent to a peer or closed.
+    pub(super) fn wake_flusher(&self) {
+        self.flusher.wake();
+    }
+
+    /// What the flusher waits for.
+    pub(super) fn flusher(&self) -> &Wake {
+        &self.flusher
+    }
+
+    /// Brings a client to the shard where its session lives.
+    pub(super) fn bring_home(self: &Rc<Self>, home: PeerId, stream: TcpStream, arrival: Arrival) {
+        if let Some((stream, arrival)) = self.lanes.hand_over(home, stream, arrival) {
+            self.attach(stream, arrival);
+        }
+    }
+
+    /// Attaches a client whose session lives here; CONNACK is written at the turn's end.
+    pub(super) fn attach(self: &Rc<Self>, stream: TcpStream, arrival: Arrival) {
+        if self.stopping.get() {
+            return;
+        }
+        let Arrival { transport, frame, rest, assigned, address, permit } = arrival;
+        // It was decoded once before, to learn whose it is.
+        let Ok(Packet::Connect(connect)) = codec::decode(Version::V5, &frame) else { return };
+        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let attach = Attach { connect: &connect, client_id, assigned: assigned.is_some(), address };
+        let mut turn = self.turn();
+        let connected = turn.shard.connect(Instant::now(), attach);
+        // The connection that this one took over must leave its place first.
+        self.reap(&mut turn);
+        let opened = Opened { stream, transport, address, permit, rest };
+        match connected {
+            Ok(id) => {
+                turn.sockets.insert(Socket::new(id, opened));
+                drop(turn);
+                spawn_local(ConnectionTask::new(self.clone(), id));
+                let (client_id, version) = (Escaped(client_id), name_of(connect.version));
+                info!(%client_id, %address, version, "connected");
+            }
+            Err(error) => {
+                drop(turn);
+                info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
+                closing::refuse(self, opened, &Refusal::of(&connect, error));
+            }
+        }
+        self.wake_flusher();
+    }
+
+    /// Ends the sockets of connections that the shard has let go of.
+    pub(super) fn reap(self: &Rc<Self>, state: &mut State) {
+        while let Some(closed) = state.shard.next_closed() {
+            let Closed { connection, client_id, outbound, reason } = closed;
+            let Some(socket) = state.sockets.remove(connection) else { continue };
+            let (client_id, address) = (Escaped(&client_id), socket.address);
+            match &reason {
+                CloseReason::Disconnected => {
+                    info!(%client_id, %address, reason = "DISCONNECT", "disconnected")
+                }
+                CloseReason::Lost => info!(%client_id, %address, reason = "connection lost", "disconnected"),
+                CloseReason::Server(error) => info!(%client_id, %address, reason = %error, "disconnected"),
+            }
+            // Its task finds the socket gone, and ends.
+            socket.wake();
+            closing::close(self, socket, outbound, &reason);
+        }
+        self.look_if_drained(state);
+    }
+
+    /// A socket is closed for good.
+    pub(super) fn closed_one(&self) {
+        self.closing.set(self.closing.get() - 1);
+        self.look_if_drained(&self.turn());
+    }
+
+    fn look_if_drained(&self, state: &State) {
+        if self.stopping.get() && self.closing.get() == 0 && state.sockets.len() == 0 {
+            self.drained.notify_one();
+        }
+    }
+
+    async fn all_closed(&self) {
+        let none = self.closing.get() == 0 && self.turn().sockets.len() == 0;
+        if !none {
+            self.drained.notified().await;
+        }
+    }
+}
+
+fn name_of(version: Version) -> &'static str {
+    match version {
+        Version::V3 => "3.1",
+        Version::V4 => "3.1.1",
+        Version::V5 => "5.0",
+    }
+}
+
+/// A borrow of the state. The runtime would catch a panic and let the other tasks go on with a shard half updated, so
+/// one that happens within a turn ends the thread.
+pub(super) struct Turn<'a> {
+    state: RefMut<'a, State>,
+    shell: &'a Shell,
+}
+
+impl Deref for Turn<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Turn<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shell.broken.notify_one();
+        }
+    }
+}
