@@ -9,7 +9,7 @@ use crate::outbound::Outbound;
 use crate::protocol::codec::{self, PublishHeader};
 use crate::protocol::packet::{Ack, Connect, Packet, PacketId, Version};
 use crate::protocol::properties::{Properties, PropertiesBuf, Property, encode_property};
-use crate::protocol::reason::ReasonCode;
+use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::store::Ticket;
 
 /// Payloads above this are spliced into the outbound buffer rather than copied.
@@ -125,18 +125,24 @@ impl Link {
     }
 
     /// Sends an answer once `ticket` is durable, behind those that wait already; whether it is sent now.
-    pub fn answer(&mut self, ticket: Ticket, durable: Ticket, kind: Answer, packet: &Packet<'_>) -> bool {
+    ///
+    /// Errors: 0x95 if it is over the client's Maximum Packet Size, as only SUBACK and UNSUBACK can be.
+    pub fn answer(
+        &mut self,
+        ticket: Ticket,
+        durable: Ticket,
+        kind: Answer,
+        packet: &Packet<'_>,
+    ) -> Result<bool, ProtocolError> {
         if self.held.is_none() && ticket <= durable {
-            codec::encode(self.version, packet, self.outbound.buf());
+            encode_within(self.version, packet, self.max_packet, self.outbound.buf())?;
             self.answered(kind);
-            return true;
+            return Ok(true);
         }
         let held = self.held.get_or_insert_default();
-        let before = held.bytes.len();
-        codec::encode(self.version, packet, &mut held.bytes);
-        let len = (held.bytes.len() - before) as u32;
+        let len = encode_within(self.version, packet, self.max_packet, &mut held.bytes)?;
         held.marks.push_back(Mark { ticket, len, kind });
-        false
+        Ok(false)
     }
 
     /// Sends the held answers whose tickets are durable by now; whether any left.
@@ -256,13 +262,32 @@ impl Link {
         cx.stats.packets_sent.add(1);
     }
 
-    /// The Reason String property for a refusal, if this client wants one and it fits.
-    pub fn reason_string(&self, text: &str) -> PropertiesBuf {
+    /// The Reason String property for a refusal in a packet with `codes` reason codes, if this client
+    /// wants one and it fits.
+    pub fn reason_string(&self, text: &str, codes: usize) -> PropertiesBuf {
         let mut properties = PropertiesBuf::new();
-        // [MQTT-3.1.2-25] [MQTT-3.4.2-2]: never past the client's Maximum Packet Size; 32 bytes hold the rest.
-        if self.problem_information && !text.is_empty() && text.len() + 32 <= self.max_packet as usize {
+        // [MQTT-3.4.2-2] [MQTT-3.9.2-1]: never past the client's Maximum Packet Size; 32 bytes hold the rest.
+        let fits = text.len() + codes + 32 <= self.max_packet as usize;
+        if self.problem_information && !text.is_empty() && fits {
             properties.push(Property::ReasonString(text));
         }
         properties
     }
+}
+
+/// Appends a packet that is not over the receiver's Maximum Packet Size [MQTT-3.1.2-24]; its size.
+fn encode_within(
+    version: Version,
+    packet: &Packet<'_>,
+    max: u32,
+    out: &mut Vec<u8>,
+) -> Result<u32, ProtocolError> {
+    let before = out.len();
+    codec::encode(version, packet, out);
+    let len = (out.len() - before) as u32;
+    if len <= max {
+        return Ok(len);
+    }
+    out.truncate(before);
+    Err(ProtocolError::new(ReasonCode::PacketTooLarge, "the answer is over the client's Maximum Packet Size"))
 }

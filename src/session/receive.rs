@@ -50,7 +50,7 @@ impl Session {
             Packet::Unsubscribe(unsubscribe) => Ok(Action::Unsubscribe(unsubscribe)),
             Packet::PingReq => {
                 // [MQTT-3.12.4-1]
-                self.answer(Ticket(0), Answer::Other, &Packet::PingResp, cx);
+                self.answer(Ticket(0), Answer::Other, &Packet::PingResp, cx)?;
                 Ok(Action::None)
             }
             Packet::Disconnect(disconnect) => self.receive_disconnect(&disconnect),
@@ -66,12 +66,21 @@ impl Session {
     }
 
     /// Sends an answer to the client, if it is there, once `ticket` is durable.
-    pub fn answer(&mut self, ticket: Ticket, kind: Answer, packet: &Packet<'_>, cx: &mut Context<'_>) {
+    ///
+    /// Errors: as [`Link::answer`](super::link::Link::answer).
+    pub fn answer(
+        &mut self,
+        ticket: Ticket,
+        kind: Answer,
+        packet: &Packet<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
         if let Some(link) = &mut self.link
-            && link.answer(ticket, cx.store.durable(), kind, packet)
+            && link.answer(ticket, cx.store.durable(), kind, packet)?
         {
             cx.stats.packets_sent.add(1);
         }
+        Ok(())
     }
 
     fn receive_publish(
@@ -86,7 +95,7 @@ impl Session {
             {
                 // [MQTT-4.3.3-10]: the same id again is the same message; only its PUBREC is repeated.
                 self.application_message(publish, cx)?;
-                self.acknowledge(packet_id, QoS::ExactlyOnce, ReasonCode::Success, "", ticket, cx);
+                self.acknowledge(packet_id, QoS::ExactlyOnce, ReasonCode::Success, "", ticket, cx)?;
                 return Ok(Action::None);
             }
         }
@@ -177,7 +186,7 @@ impl Session {
         detail: &str,
         ticket: Ticket,
         cx: &mut Context<'_>,
-    ) {
+    ) -> Result<(), ProtocolError> {
         match qos {
             // A PUBREC of 0x80 or above ends the exchange; its packet id is free.
             QoS::ExactlyOnce if !reason.is_failure() => {
@@ -190,7 +199,7 @@ impl Session {
                 }
             }
         }
-        self.acknowledge(packet_id, qos, reason, detail, ticket, cx);
+        self.acknowledge(packet_id, qos, reason, detail, ticket, cx)
     }
 
     fn acknowledge(
@@ -201,9 +210,9 @@ impl Session {
         detail: &str,
         ticket: Ticket,
         cx: &mut Context<'_>,
-    ) {
-        let Some(link) = &self.link else { return };
-        let reason_string = link.reason_string(detail);
+    ) -> Result<(), ProtocolError> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let reason_string = link.reason_string(detail, 1);
         let ack = Ack { packet_id, reason, properties: reason_string.as_properties() };
         match qos {
             QoS::ExactlyOnce => self.answer(ticket, Answer::Other, &Packet::PubRec(ack), cx),
@@ -225,7 +234,7 @@ impl Session {
         };
         let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
         // [MQTT-4.3.3-11]
-        self.answer(ticket, Answer::Other, &Packet::PubComp(ack), cx);
+        self.answer(ticket, Answer::Other, &Packet::PubComp(ack), cx)?;
         Ok(Action::None)
     }
 
@@ -293,7 +302,7 @@ impl Session {
         }
         let ack = Ack { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY };
         // [MQTT-4.3.3-4]
-        self.answer(ticket, Answer::Other, &Packet::PubRel(ack), cx);
+        self.answer(ticket, Answer::Other, &Packet::PubRel(ack), cx)?;
         Ok(Action::None)
     }
 

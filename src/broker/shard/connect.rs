@@ -23,12 +23,12 @@ impl Shard {
     pub fn connect(&mut self, now: Instant, attach: Attach<'_>) -> Result<ConnectionId, ProtocolError> {
         let connect = attach.connect;
         self.check_connect(connect, attach.client_id)?;
+        let granted = self.grant(&attach)?;
         self.take_over(now, attach.client_id);
         if let Some(index) = self.by_client.get(attach.client_id).copied() {
             // The timer may be up to a second late; a session that is over must not be resumed.
             self.detached_timeout(now, index);
         }
-        let granted = self.grant_expiry(connect);
         let known = self.by_client.get(attach.client_id).copied();
         let index = match known {
             // [MQTT-3.1.2-5]: resumed.
@@ -36,12 +36,12 @@ impl Shard {
             Some(index) => {
                 // [MQTT-3.1.2-4]: thrown away.
                 self.end_session(now, index, DropReason::SessionEnded);
-                self.create_session(attach.client_id, granted)
+                self.create_session(attach.client_id, granted.expiry)
             }
-            None => self.create_session(attach.client_id, granted),
+            None => self.create_session(attach.client_id, granted.expiry),
         };
         let session_present = known.is_some() && !connect.clean_start;
-        self.open_link(now, index, &attach, granted, session_present)
+        self.open_link(now, index, connect, granted, session_present)
     }
 
     fn check_connect(&self, connect: &Connect<'_>, client_id: &str) -> Result<(), ProtocolError> {
@@ -93,6 +93,25 @@ impl Shard {
         self.close(now, connection, error);
     }
 
+    /// What the client is granted, and is told in CONNACK.
+    ///
+    /// Errors: its Maximum Packet Size has no room for that [MQTT-3.1.2-24].
+    fn grant(&self, attach: &Attach<'_>) -> Result<Granted, ProtocolError> {
+        let connect = attach.connect;
+        let (expiry, keep_alive) = (self.grant_expiry(connect), self.grant_keep_alive(connect));
+        let properties = self.connack_properties(attach, expiry, keep_alive);
+        let max = connect.properties.iter().find_map(|property| match property {
+            Property::MaximumPacketSize(max) => Some(max as usize),
+            _ => None,
+        });
+        let len = properties.as_properties().raw().len() + CONNACK_OVERHEAD;
+        if max.is_some_and(|max| max < len) {
+            let detail = "the Maximum Packet Size has no room for a CONNACK";
+            return Err(ProtocolError::new(ReasonCode::ImplementationSpecificError, detail));
+        }
+        Ok(Granted { expiry, keep_alive, properties })
+    }
+
     /// The Session Expiry Interval as granted: before 5.0, none or for ever, within the same cap.
     fn grant_expiry(&self, connect: &Connect<'_>) -> Expiry {
         let asked = match connect.version {
@@ -125,18 +144,16 @@ impl Shard {
         &mut self,
         now: Instant,
         index: u32,
-        attach: &Attach<'_>,
-        granted: Expiry,
+        connect: &Connect<'_>,
+        granted: Granted,
         session_present: bool,
     ) -> Result<ConnectionId, ProtocolError> {
-        let connect = attach.connect;
+        let Granted { expiry, keep_alive, properties } = granted;
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
-        let keep_alive = self.grant_keep_alive(connect);
         let link = Link::new(generation, connect, keep_alive, self.core.limits.max_inflight, now);
-        let properties = self.connack_properties(attach, granted, keep_alive);
         let session = &mut self.sessions[index as usize];
-        session.expiry = granted;
+        session.expiry = expiry;
         session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         session.attach(link);
         let mut cx = self.core.context(now);
@@ -144,13 +161,13 @@ impl Shard {
             true => cx.store.push(Record::Session {
                 queue: session.queue_id,
                 client_id: &session.client_id,
-                expiry: granted.0,
+                expiry: expiry.0,
             }),
             false => Ticket(0),
         };
         let connack =
             ConnAck { session_present, reason: ReasonCode::Success, properties: properties.as_properties() };
-        session.answer(ticket, Answer::ConnAck, &Packet::ConnAck(connack), &mut cx);
+        session.answer(ticket, Answer::ConnAck, &Packet::ConnAck(connack), &mut cx)?;
         session.pump(&mut cx);
         self.core.stats.packets_received.add(1);
         self.core.stats.connected.add(1);
@@ -258,7 +275,7 @@ impl Shard {
             session.will = None;
         }
         let ends = session.expiry == Expiry::AT_ONCE;
-        let will_now = session.will.as_ref().is_some_and(|will| will.delay == 0 || ends);
+        let will_now = session.will.as_ref().is_some_and(|will| will.delay == 0);
         let timeout = session.next_timeout();
         let client_id = session.client_id.clone();
         self.closed.push_back(Closed { connection, client_id, outbound: link.outbound, reason });
@@ -314,6 +331,8 @@ impl Shard {
 
     /// A session is over: its subscriptions, its queue and its name go.
     pub(super) fn end_session(&mut self, now: Instant, index: u32, reason: DropReason) {
+        // [MQTT-3.1.2-8]: due with the session's end, whatever its delay.
+        self.publish_will(now, index);
         let filters: Vec<Box<str>> =
             self.sessions[index as usize].subscriptions.iter().map(|held| held.filter.clone()).collect();
         for filter in filters {
@@ -338,6 +357,17 @@ impl Shard {
         }
     }
 }
+
+/// What CONNACK says that a client may have.
+struct Granted {
+    expiry: Expiry,
+    /// In seconds.
+    keep_alive: u16,
+    properties: PropertiesBuf,
+}
+
+/// What CONNACK takes besides its properties, at most: type, length, flags, reason, their length.
+const CONNACK_OVERHEAD: usize = 1 + 2 + 1 + 1 + 2;
 
 /// [MQTT-3.1.2-22]: one and a half times the Keep Alive.
 pub(super) fn keep_alive_limit(keep_alive: u16) -> Duration {

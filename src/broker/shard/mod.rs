@@ -328,7 +328,7 @@ impl Shard {
                 return self.publish_from(now, connection, message, packet_id);
             }
             Action::Subscribe(subscribe) => self.subscribe(now, connection.session, &subscribe)?,
-            Action::Unsubscribe(unsubscribe) => self.unsubscribe(now, connection.session, &unsubscribe),
+            Action::Unsubscribe(unsubscribe) => self.unsubscribe(now, connection.session, &unsubscribe)?,
             Action::Disconnect { with_will } => {
                 self.detach(now, connection, with_will, CloseReason::Disconnected);
                 return Ok(Some(Step::Closed));
@@ -439,7 +439,7 @@ impl Shard {
         if let Some(link) = &mut session.link
             && link.version == Version::V5
         {
-            let properties = link.reason_string(&error.detail);
+            let properties = link.reason_string(&error.detail, 1);
             let disconnect = Disconnect { reason: error.reason, properties: properties.as_properties() };
             codec::encode(link.version, &Packet::Disconnect(disconnect), link.outbound.buf());
             self.core.stats.packets_sent.add(1);

@@ -83,7 +83,7 @@ impl Shard {
             let mut cx = self.core.context(now);
             // Before 5.0 an acknowledgement has no reason to give.
             let session = &mut self.sessions[connection.session as usize];
-            session.published(packet_id, qos, reason, detail, ticket, &mut cx);
+            session.published(packet_id, qos, reason, detail, ticket, &mut cx)?;
         }
         Ok(None)
     }

@@ -65,14 +65,13 @@ impl Shard {
         }
         let session = &mut self.sessions[index as usize];
         let Some(link) = &session.link else { return Ok(()) };
-        let reason_string = link.reason_string(detail);
+        let reason_string = link.reason_string(detail, reasons.len());
         let suback = SubAck {
             packet_id: subscribe.packet_id,
             properties: reason_string.as_properties(),
             reasons: &reasons,
         };
-        session.answer(ticket, Answer::Other, &Packet::SubAck(suback), &mut self.core.context(now));
-        Ok(())
+        session.answer(ticket, Answer::Other, &Packet::SubAck(suback), &mut self.core.context(now))
     }
 
     fn check_filter(&self, index: u32, filter: &str) -> Result<(), (ReasonCode, &'static str)> {
@@ -213,7 +212,12 @@ impl Shard {
     }
 
     /// Removes subscriptions and answers [MQTT-3.10.4-4] [MQTT-3.10.4-6].
-    pub(super) fn unsubscribe(&mut self, now: Instant, index: u32, unsubscribe: &Unsubscribe<'_>) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        now: Instant,
+        index: u32,
+        unsubscribe: &Unsubscribe<'_>,
+    ) -> Result<(), ProtocolError> {
         let (mut reasons, mut ticket) = (Vec::new(), Ticket(0));
         for filter in unsubscribe.filters.iter() {
             reasons.push(if self.remove_subscription(now, index, filter) {
@@ -229,7 +233,7 @@ impl Shard {
         let unsuback =
             SubAck { packet_id: unsubscribe.packet_id, properties: super::NO_PROPERTIES, reasons: &reasons };
         let session = &mut self.sessions[index as usize];
-        session.answer(ticket, Answer::Other, &Packet::UnsubAck(unsuback), &mut self.core.context(now));
+        session.answer(ticket, Answer::Other, &Packet::UnsubAck(unsuback), &mut self.core.context(now))
     }
 
     /// Removes a subscription from the session and from every table; whether it existed.
