@@ -1,7 +1,7 @@
-// mqtt.js: ten messages at each QoS, in 3.1.1 and 5.0, plain and over TLS, in order.
+// mqtt.js: ten messages at each QoS, in 3.1, 3.1.1 and 5.0, plain and over TLS, in order.
 //
 // Arguments: PLAIN_PORT TLS_PORT CA_FILE. Prints "ok" and exits 0 when all arrived. The module is
-// found through MQTTJS, the path of the installed package.
+// found through MQTTJS, the folder that it was installed into.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -12,7 +12,10 @@ const [plain, tls, ca] = [process.argv[2], process.argv[3], process.argv[4]];
 async function converse(protocolVersion, url, options, qos) {
   const name = `mqttjs-${protocolVersion}-${url.split(":")[0]}-${qos}`;
   const topic = `real/${name}`;
-  const client = await mqtt.connectAsync(url, { clientId: name, protocolVersion, reconnectPeriod: 0, ...options });
+  // It does not derive the protocol name from the version.
+  const protocolId = protocolVersion === 3 ? "MQIsdp" : "MQTT";
+  const about = { clientId: name, protocolId, protocolVersion, reconnectPeriod: 0 };
+  const client = await mqtt.connectAsync(url, { ...about, ...options });
   const got = [];
   const all = new Promise((resolve) => {
     client.on("message", (_topic, payload, packet) => {

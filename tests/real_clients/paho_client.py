@@ -1,4 +1,4 @@
-"""paho-mqtt: ten messages at each QoS, in 3.1.1 and 5.0, plain and over TLS, in order.
+"""paho-mqtt: ten messages at each QoS, in 3.1, 3.1.1 and 5.0, plain and over TLS, in order.
 
 Arguments: PLAIN_PORT TLS_PORT CA_FILE. Prints "ok" and exits 0 when all arrived.
 """
