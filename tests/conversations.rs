@@ -6,7 +6,10 @@ mod common {
 }
 
 use common::world::*;
+use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
+use weirmq::protocol::properties::Properties;
+use weirmq::protocol::reason::ReasonCode;
 
 #[test]
 fn a_message_arrives_at_each_qos_in_each_version_across_shards() {
@@ -44,6 +47,31 @@ fn what_a_group_member_leaves_unacknowledged_goes_to_another() {
     let got = w.drain(b);
     assert_eq!(got.len(), 100);
     assert_eq!(got.iter().filter(|frame| frame.publish().dup).count(), unacknowledged);
+}
+
+#[test]
+fn what_a_member_acknowledged_just_before_it_went_goes_to_nobody_else() {
+    for version in [Version::V4, Version::V5] {
+        for goodbye in [true, false] {
+            let mut w = World::new(2);
+            let (a, b, p) = (w.connect(version, "a"), w.connect(version, "bb"), w.connect(version, "ppp"));
+            w.subscribe(a, "$share/g/t", QoS::AtLeastOnce);
+            w.publish(p, "t", QoS::AtLeastOnce, "x");
+            let id = w.take_one(a).publish().packet_id.expect("QoS 1");
+            w.subscribe(b, "$share/g/t", QoS::AtLeastOnce);
+            // Both in one read: the acknowledgement must reach the group before the departure does.
+            let mut bytes = Vec::new();
+            codec::encode(version, &Packet::PubAck(ack_of(id)), &mut bytes);
+            let mut raw = Vec::new();
+            let filters = UnsubscribeFilters::encode(["$share/g/t"], &mut raw);
+            let leave = Unsubscribe { packet_id: id, properties: Properties::EMPTY, filters };
+            let disconnect = Disconnect { reason: ReasonCode::Success, properties: Properties::EMPTY };
+            let last = if goodbye { Packet::Disconnect(disconnect) } else { Packet::Unsubscribe(leave) };
+            codec::encode(version, &last, &mut bytes);
+            w.send_bytes(a, &bytes);
+            assert_eq!(w.drain(b), []);
+        }
+    }
 }
 
 #[test]

@@ -308,6 +308,7 @@ impl Shard {
         link.last_packet = now;
         let mut cx = self.core.context(now);
         let action = session.receive(packet, &mut cx)?;
+        self.tell_settled(connection.session);
         let step = self.act(now, connection, action)?.unwrap_or(Step::Packet(len));
         if !matches!(step, Step::Paused) {
             self.core.stats.packets_received.add(1);
@@ -340,13 +341,8 @@ impl Shard {
     /// After a session did something: tells the groups what is settled, lists it for the flusher, and
     /// lets its retained replay go on.
     fn after_progress(&mut self, index: u32) {
+        self.tell_settled(index);
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
-        for (group, message) in self.core.settled.drain(..) {
-            if let Some(membership) = session.membership(group) {
-                let session = session.queue_id;
-                self.outbox.push(membership.home, Item::Settled { group, session, message });
-            }
-        }
         let buffered = session.buffered();
         if let Some(link) = &mut session.link {
             self.core.account(link.accounted, buffered);
@@ -358,6 +354,21 @@ impl Shard {
         }
         if session.is_idle(self.core.outbound_limit) {
             self.replays.wake(index);
+        }
+    }
+
+    /// Tells the groups what this session is finished with. It comes before whatever ends a membership,
+    /// so that nothing that was acknowledged goes back to a group.
+    fn tell_settled(&mut self, index: u32) {
+        if self.core.settled.is_empty() {
+            return;
+        }
+        let Some(session) = self.sessions.get(index as usize) else { return };
+        for (group, message) in self.core.settled.drain(..) {
+            if let Some(membership) = session.membership(group) {
+                let session = session.queue_id;
+                self.outbox.push(membership.home, Item::Settled { group, session, message });
+            }
         }
     }
 
