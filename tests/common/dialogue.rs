@@ -195,3 +195,14 @@ pub fn only_publish(w: &mut World, client: usize) -> Frame {
     frame.publish();
     frame
 }
+
+/// The Subscription Identifiers of a PUBLISH, in rising order.
+pub fn identifiers(frame: &Frame) -> Vec<u32> {
+    let told = frame.publish().properties.iter().filter_map(|property| match property {
+        Property::SubscriptionIdentifier(identifier) => Some(identifier),
+        _ => None,
+    });
+    let mut told: Vec<u32> = told.collect();
+    told.sort_unstable();
+    told
+}

@@ -10,5 +10,16 @@ mod common {
     pub mod world;
 }
 
+mod acks;
+mod connack;
 mod connect;
+mod disconnect;
+mod flow;
+mod properties;
+mod publish;
+mod qos;
+mod session;
+mod shared;
+mod subscribe;
+mod topics;
 mod wills;
