@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -21,7 +20,7 @@ use crate::config::{Bind, Config, ListenerConfig};
 use crate::message::PeerId;
 use crate::net::admission::{Admission, Counted};
 use crate::net::lane::{Lanes, Mail};
-use crate::net::listener::{self, Door, Listener};
+use crate::net::listener::{self, Door, Listener, Trouble};
 use crate::net::{shell, tls};
 use crate::stats::Stats;
 use crate::store::memory::MemoryStore;
@@ -223,7 +222,7 @@ fn open(config: &ListenerConfig, admission: &Arc<Admission>) -> Result<Listener,
         allow_anonymous: config.allow_anonymous,
         admission: admission.clone(),
         connections: Arc::new(Counted::new(config.max_connections)),
-        failing: AtomicBool::new(false),
+        trouble: Trouble::default(),
     };
     Ok(Listener { socket, door: Arc::new(door) })
 }

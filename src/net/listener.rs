@@ -6,9 +6,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -38,8 +38,35 @@ pub struct Door {
     pub admission: Arc<Admission>,
     /// The connections through this listener.
     pub connections: Arc<Counted>,
-    /// Accepting failed the last time, and the log says so.
-    pub failing: AtomicBool,
+    /// Whether accepting fails at present.
+    pub trouble: Trouble,
+}
+
+/// A time in which accepting fails, now and then or always: the log tells its beginning and its end.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    is_on: AtomicBool,
+    last_failure: Mutex<Option<Instant>>,
+}
+
+impl Trouble {
+    fn failed(&self, address: SocketAddr, error: &io::Error) {
+        if !self.is_on.swap(true, Relaxed) {
+            warn!(%address, %error, "cannot accept connections for now");
+        }
+        *self.last_failure() = Some(Instant::now());
+    }
+
+    fn succeeded(&self, address: SocketAddr) {
+        let over = || self.last_failure().is_none_or(|last| last.elapsed() >= REST.1);
+        if self.is_on.load(Relaxed) && over() && self.is_on.swap(false, Relaxed) {
+            info!(%address, "accepting connections again");
+        }
+    }
+
+    fn last_failure(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One shard's end of a listener.
@@ -80,9 +107,7 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: Listener) {
         match socket.accept().await {
             Ok((stream, address)) => {
                 rest = REST.0;
-                if door.failing.load(Relaxed) && door.failing.swap(false, Relaxed) {
-                    info!(address = %door.address, "accepting connections again");
-                }
+                door.trouble.succeeded(door.address);
                 // Small packets are not to wait for the acknowledgement of earlier ones. It fails only on a socket
                 // that has ended.
                 let _ = stream.set_nodelay(true);
@@ -90,9 +115,7 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: Listener) {
             }
             Err(error) if concerns_one(&error) => {}
             Err(error) => {
-                if !door.failing.swap(true, Relaxed) {
-                    warn!(address = %door.address, %error, "cannot accept connections for now");
-                }
+                door.trouble.failed(door.address, &error);
                 sleep(rest).await;
                 rest = (rest * 2).min(REST.1);
             }

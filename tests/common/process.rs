@@ -31,11 +31,22 @@ impl Process {
         std::fs::write(&file, config.replace("{dir}", &folder.path().display().to_string()))
             .expect("written");
         let listeners = config.matches("[[listener]]").count();
-        Process::spawn(folder, file, listeners)
+        Process::spawn(Command::new(env!("CARGO_BIN_EXE_weirmq")), folder, file, listeners)
     }
 
-    fn spawn(folder: TempDir, file: PathBuf, listeners: usize) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weirmq"))
+    /// Starts the broker with this configuration and no more than so many descriptors.
+    pub fn start_limited(config: &str, descriptors: usize) -> Process {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("weirmq.toml");
+        std::fs::write(&file, config).expect("written");
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]);
+        limited.arg(env!("CARGO_BIN_EXE_weirmq"));
+        Process::spawn(limited, folder, file, config.matches("[[listener]]").count())
+    }
+
+    fn spawn(mut command: Command, folder: TempDir, file: PathBuf, listeners: usize) -> Process {
+        let mut child = command
             .arg("-c")
             .arg(file)
             .current_dir(folder.path())
