@@ -28,9 +28,8 @@ const DRAIN: usize = 1024 * 1024;
 /// Ends the socket of a connection that the shard has let go of.
 pub(super) fn close(shell: &Rc<Shell>, socket: Socket, mut outbound: Outbound, reason: &CloseReason) {
     let Socket { stream, mut transport, permit, .. } = socket;
-    transport.end();
-    let flushed = transport.flush(&mut outbound, &mut NonBlocking(&stream));
-    let waits = match (reason, &flushed) {
+    let finished = transport.finish(&mut outbound, &mut NonBlocking(&stream));
+    let waits = match (reason, finished) {
         (_, Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
         // The client has said its last word, or cannot hear ours.
         (CloseReason::Disconnected | CloseReason::Lost, Ok(())) => false,
@@ -73,8 +72,7 @@ pub(super) async fn linger(stream: TcpStream, transport: Transport, outbound: Ou
 }
 
 async fn part(mut stream: TcpStream, mut transport: Transport, mut outbound: Outbound) -> io::Result<()> {
-    transport.end();
-    write_all(&stream, &mut transport, &mut outbound).await?;
+    written(&stream, |socket| transport.finish(&mut outbound, socket)).await?;
     stream.shutdown().await?;
     let mut drained = 0;
     while drained < DRAIN {
@@ -89,14 +87,13 @@ async fn part(mut stream: TcpStream, mut transport: Transport, mut outbound: Out
     Ok(())
 }
 
-/// Writes everything that `outbound` and the transport have, waiting as long as it takes.
-pub(super) async fn write_all(
+/// Repeats a write until all of it is done, waiting as long as the socket takes no more.
+pub(super) async fn written(
     stream: &TcpStream,
-    transport: &mut Transport,
-    outbound: &mut Outbound,
+    mut write: impl FnMut(&mut NonBlocking<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {
-        match transport.flush(outbound, &mut NonBlocking(stream)) {
+        match write(&mut NonBlocking(stream)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
             result => return result,
         }

@@ -16,7 +16,7 @@ use crate::outbound::Outbound;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 use super::admission::Permit;
-use super::closing::{linger, write_all};
+use super::closing::{linger, written};
 use super::listener::Door;
 use super::refusal::{self, Refusal};
 use super::shell::Shell;
@@ -142,7 +142,7 @@ impl Entrance {
             self.transport.decode(&raw[..read], &mut self.received)
         };
         if self.transport.wants_write() {
-            write_all(&self.stream, &mut self.transport, &mut Outbound::default()).await?;
+            written(&self.stream, |socket| self.transport.flush(&mut Outbound::default(), socket)).await?;
         }
         // If the peer has ended its stream, the next read says so.
         decoded.map(drop).map_err(Failure::Transport)

@@ -61,6 +61,18 @@ impl Transport {
     /// [`io::ErrorKind::WouldBlock`] when the socket takes no more: what is left stays here and in `outbound`. Any
     /// other error is the socket's end.
     pub(super) fn flush(&mut self, outbound: &mut Outbound, socket: &mut impl Write) -> io::Result<()> {
+        self.write(outbound, socket, false)
+    }
+
+    /// The same for the last bytes of a connection: behind them the peer is told that nothing follows.
+    ///
+    /// # Errors
+    /// As for [`Transport::flush`].
+    pub(super) fn finish(&mut self, outbound: &mut Outbound, socket: &mut impl Write) -> io::Result<()> {
+        self.write(outbound, socket, true)
+    }
+
+    fn write(&mut self, outbound: &mut Outbound, socket: &mut impl Write, last: bool) -> io::Result<()> {
         match self {
             Transport::Plain => {
                 while !outbound.is_empty() {
@@ -69,14 +81,7 @@ impl Transport {
                 }
                 Ok(())
             }
-            Transport::Tls(tls) => flush_tls(tls, outbound, socket),
-        }
-    }
-
-    /// Says that nothing follows; the next [`Transport::flush`] sends it.
-    pub(super) fn end(&mut self) {
-        if let Transport::Tls(tls) = self {
-            tls.send_close_notify();
+            Transport::Tls(tls) => write_tls(tls, outbound, socket, last),
         }
     }
 }
@@ -93,7 +98,12 @@ fn take_plaintext(tls: &mut ServerConnection, plain: &mut Vec<u8>) {
 }
 
 /// All that is to be sent is encrypted first, as far as rustls's bounded buffer takes it, so that it leaves in one write.
-fn flush_tls(tls: &mut ServerConnection, outbound: &mut Outbound, socket: &mut impl Write) -> io::Result<()> {
+fn write_tls(
+    tls: &mut ServerConnection,
+    outbound: &mut Outbound,
+    socket: &mut impl Write,
+    last: bool,
+) -> io::Result<()> {
     loop {
         while !outbound.is_empty() {
             match write_slices(outbound, |slices| tls.writer().write_vectored(slices)) {
@@ -102,6 +112,9 @@ fn flush_tls(tls: &mut ServerConnection, outbound: &mut Outbound, socket: &mut i
                 Err(error) if error.kind() == io::ErrorKind::WriteZero => break,
                 Err(error) => return Err(error),
             }
+        }
+        if last && outbound.is_empty() {
+            tls.send_close_notify();
         }
         while tls.wants_write() {
             tls.write_tls(socket)?;

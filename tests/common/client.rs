@@ -37,6 +37,9 @@ pub fn on_any_port() -> ListenerConfig {
 /// What a client talks through.
 trait Stream: Read + Write + Send {
     fn socket(&self) -> &TcpStream;
+
+    /// TLS says that nothing follows.
+    fn close_notify(&mut self) {}
 }
 
 impl Stream for TcpStream {
@@ -48,6 +51,10 @@ impl Stream for TcpStream {
 impl Stream for StreamOwned<ClientConnection, TcpStream> {
     fn socket(&self) -> &TcpStream {
         &self.sock
+    }
+
+    fn close_notify(&mut self) {
+        self.conn.send_close_notify();
     }
 }
 
@@ -309,6 +316,12 @@ impl Client {
     /// Ends the stream in one direction: the broker sees its end, and may still write.
     pub fn half_close(&mut self) {
         self.stream.socket().shutdown(Shutdown::Write).expect("a socket");
+    }
+
+    /// Has TLS say that nothing follows; the socket stays open.
+    pub fn close_notify(&mut self) {
+        self.stream.close_notify();
+        self.stream.flush().expect("the broker takes bytes");
     }
 
     /// Sends DISCONNECT and waits until the broker has closed.
