@@ -1,0 +1,107 @@
+//! Load for brokers: runs the same scenarios against WeirMQ and its peers in turn, A B A B, and prints medians. See
+//! `benches/README.md` for what each scenario is and how to read the figures.
+
+mod args;
+mod client;
+mod floor;
+mod idle;
+mod latency;
+mod link;
+mod load;
+mod peers;
+mod process;
+mod report;
+mod scenario;
+mod tally;
+mod wire;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use args::{Args, Command};
+use peers::{Broker, Peer};
+use report::{Report, Run};
+use scenario::{Kind, Scenario};
+
+/// What a run takes besides its measurement: start, connect, warm up, drain.
+const AROUND: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Some(Command::FloorServe { port, each }) => floor::serve(port, each).map_err(Into::into),
+        None => bench(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scenarios: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
+    raise_descriptors()?;
+    let scenarios = scenario::chosen(&args.only)?;
+    let peers = peers::chosen(&args.peers)?;
+    let plan: Vec<_> = scenarios
+        .iter()
+        .flat_map(|scenario| (1..=args.rounds).map(move |round| (scenario, round)))
+        .flat_map(|(scenario, round)| peers.iter().map(move |peer| (scenario, round, peer)))
+        .filter(|(scenario, _, peer)| peer.can(scenario))
+        .collect();
+    let each = Duration::from_secs(args.seconds) + AROUND;
+    eprintln!("{} runs, about {}", plan.len(), minutes(each * plan.len() as u32));
+    let mut report = Report::new(args.seconds, args.rounds);
+    let start = Instant::now();
+    for (index, (scenario, round, peer)) in plan.iter().enumerate() {
+        let left = match index {
+            0 => each * plan.len() as u32,
+            done => start.elapsed() / done as u32 * (plan.len() - done) as u32,
+        };
+        let place = format!("[{}/{}, {} left]", index + 1, plan.len(), minutes(left));
+        eprint!("{place} {:8} round {round} {:10} ", scenario.name, peer.name);
+        match run(scenario, peer, args, *round) {
+            Ok(metrics) => {
+                let run = Run { scenario: scenario.name, peer: peer.name.clone(), round: *round, metrics };
+                eprintln!("{}", report::brief(scenario, &run));
+                report.runs.push(run);
+            }
+            Err(error) => {
+                eprintln!("failed: {error}");
+                report.failures.push(format!("{} {} round {round}: {error}", scenario.name, peer.name));
+            }
+        }
+    }
+    report.finish(&scenarios, &peers, args.json.as_deref())?;
+    if report.failures.is_empty() { Ok(()) } else { Err("some runs failed".into()) }
+}
+
+/// One measurement of one broker, started afresh.
+fn run(scenario: &Scenario, peer: &Peer, args: &Args, round: u32) -> Result<report::Metrics, Box<dyn Error>> {
+    let broker = Broker::start(peer, scenario.tls)?;
+    let seconds = Duration::from_secs(args.seconds);
+    let profile = args.profile.then(|| report::profile_path(scenario.name, &peer.name, round)).transpose()?;
+    Ok(match &scenario.kind {
+        Kind::Load(shape) => load::run(&broker, scenario, shape, seconds, profile.as_deref())?,
+        Kind::Latency => latency::run(&broker, scenario, seconds)?,
+        Kind::Idle { connections } => idle::run(&broker, *connections, seconds)?,
+    })
+}
+
+/// Thousands of sockets here and, since it inherits the limit, in the broker.
+fn raise_descriptors() -> Result<(), Box<dyn Error>> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}
+
+fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}:{:02} min", seconds / 60, seconds % 60)
+}
