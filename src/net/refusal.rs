@@ -4,7 +4,7 @@
 use crate::limits::Limits;
 use crate::protocol::codec;
 use crate::protocol::packet::{ConnAck, Connect, Packet, Version};
-use crate::protocol::properties::Properties;
+use crate::protocol::properties::{Properties, Property};
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 /// Why a client is turned away.
@@ -19,7 +19,11 @@ pub(super) struct Refusal {
 impl Refusal {
     /// A refusal of a well-formed CONNECT.
     pub(super) fn of(connect: &Connect<'_>, error: ProtocolError) -> Refusal {
-        Refusal { told_in: Some(connect.version), error }
+        // [MQTT-3.1.2-24]: a client may take packets too small even for this.
+        let mut properties = connect.properties.iter();
+        let fits =
+            !properties.any(|property| matches!(property, Property::MaximumPacketSize(0..CONNACK_SIZE)));
+        Refusal { told_in: fits.then_some(connect.version), error }
     }
 
     /// The CONNACK, if there is one.
@@ -71,6 +75,9 @@ pub(super) fn judge<'a>(
 
 /// The first byte of CONNECT.
 const CONNECT: u8 = 0x10;
+
+/// The size of a refusing CONNACK of 5.0, in bytes.
+const CONNACK_SIZE: u32 = 5;
 
 /// In which form a client can read why its CONNECT is refused. Before 5.0 a malformed one is only closed
 /// [3.1.1: MQTT-3.1.4-1], for no return code says it.
