@@ -18,6 +18,7 @@ mod flow;
 mod properties;
 mod publish;
 mod qos;
+mod refusals;
 mod session;
 mod shared;
 mod subscribe;

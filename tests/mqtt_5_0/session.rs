@@ -161,7 +161,7 @@ fn mqtt_4_6_0_6_order_holds_through_a_reconnect() {
 }
 
 #[test]
-fn mqtt_4_6_0_2_to_4_the_servers_acknowledgements_keep_the_order_too() {
+fn the_servers_acknowledgements_keep_the_order_too() {
     // The standard asks it of clients; what a server does for its publishers is no less.
     let mut w = World::new(3);
     let p = w.resume(V5, "p");
