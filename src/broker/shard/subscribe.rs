@@ -56,10 +56,16 @@ impl Shard {
                     ticket = ticket.max(self.add_subscription(index, asked));
                     reasons.push(options.qos as u8);
                 }
-                Err(error) => {
+                Err((reason, why)) => {
                     let version = self.sessions[index as usize].link.as_ref().map(|link| link.version);
-                    detail = error.1;
-                    reasons.push(if version == Some(Version::V5) { error.0 as u8 } else { 0x80 });
+                    detail = why;
+                    reasons.push(match version {
+                        Some(Version::V5) => reason as u8,
+                        // [3.1.1: MQTT-3.9.3-2]
+                        Some(Version::V4) => 0x80,
+                        // 3.1 has no code for a failure: its client cannot be told.
+                        _ => options.qos as u8,
+                    });
                 }
             }
         }
