@@ -23,7 +23,8 @@ impl Refusal {
         let mut properties = connect.properties.iter();
         let fits =
             !properties.any(|property| matches!(property, Property::MaximumPacketSize(0..CONNACK_SIZE)));
-        Refusal { told_in: fits.then_some(connect.version), error }
+        let told_in = tellable(connect.version, &error).filter(|_| fits);
+        Refusal { told_in, error }
     }
 
     /// The CONNACK, if there is one.
@@ -79,18 +80,25 @@ const CONNECT: u8 = 0x10;
 /// The size of a refusing CONNACK of 5.0, in bytes.
 const CONNACK_SIZE: u32 = 5;
 
-/// In which form a client can read why its CONNECT is refused. Before 5.0 a malformed one is only closed
-/// [3.1.1: MQTT-3.1.4-1], for no return code says it.
+/// In which form a client can read why its CONNECT is refused.
 fn readable_form(frame: &[u8], error: &ProtocolError) -> Option<Version> {
-    let malformed = matches!(
-        error.reason,
-        ReasonCode::MalformedPacket | ReasonCode::ProtocolError | ReasonCode::PacketTooLarge
-    );
     match codec::connect_version(frame) {
-        Ok(Version::V5) => Some(Version::V5),
-        Ok(version) => Some(version).filter(|_| !malformed),
+        Ok(version) => tellable(version, error),
         Err(_) => asked_form(frame),
     }
+}
+
+/// The version, if it can say what is wrong. Before 5.0 no return code says that a CONNECT is malformed or asks for what
+/// cannot be had: then there is no CONNACK [3.1.1: MQTT-3.1.4-1] [3.1.1: MQTT-3.2.2-6].
+fn tellable(version: Version, error: &ProtocolError) -> Option<Version> {
+    let unsayable = matches!(
+        error.reason,
+        ReasonCode::MalformedPacket
+            | ReasonCode::ProtocolError
+            | ReasonCode::PacketTooLarge
+            | ReasonCode::TopicNameInvalid
+    );
+    Some(version).filter(|version| *version == Version::V5 || !unsayable)
 }
 
 /// The form for a level that is not known: what comes after 5.0 reads its CONNACK, what is older or otherwise unknown
