@@ -143,17 +143,13 @@ fn problems(list: &str, table: &str) -> Vec<String> {
     problems
 }
 
-/// The standards that have a list.
-fn versions() -> Vec<String> {
-    let entries = fs::read_dir(root().join("tests/statements")).into_iter().flatten();
-    let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
-    names.filter_map(|name| Some(name.strip_prefix("mqtt-")?.strip_suffix(".txt")?.to_owned())).collect()
-}
-
 #[test]
 fn every_statement_has_its_proof() {
-    for version in versions() {
-        let problems = problems(&read(&version, "mqtt"), &read(&version, "table"));
+    // How many there are, so that none is lost with its line.
+    for (version, statements) in [("3.1.1", 141), ("5.0", 251)] {
+        let (list, table) = (read(version, "mqtt"), read(version, "table"));
+        assert_eq!(lines(&list).count(), statements, "MQTT {version}: the list has lost or gained numbers");
+        let problems = problems(&list, &table);
         assert!(problems.is_empty(), "MQTT {version}:\n{}", problems.join("\n"));
     }
 }
