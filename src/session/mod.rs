@@ -354,7 +354,9 @@ impl Session {
             self.drop_delivery(&expired, DropReason::Expired, cx);
         }
         while !fits(self) {
-            let oldest = if overflow == Overflow::DropOldest { self.queue.pop() } else { None };
+            // What a share group gave is not this session's to drop: another member may take it.
+            let own = self.queue_id;
+            let oldest = if overflow == Overflow::DropOldest { self.queue.pop_from(own) } else { None };
             let Some(oldest) = oldest else {
                 self.drop_delivery(delivery, DropReason::OverflowNewest, cx);
                 return false;

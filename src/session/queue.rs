@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::Delivery;
+use crate::message::QueueId;
 
 /// A FIFO of deliveries that knows its bytes.
 #[derive(Debug, Default)]
@@ -53,6 +54,12 @@ impl Queue {
         let delivery = self.deliveries.pop_front()?;
         self.account_removed(&delivery);
         Some(delivery)
+    }
+
+    /// Takes the oldest that belongs to `queue`.
+    pub fn pop_from(&mut self, queue: QueueId) -> Option<Delivery> {
+        let index = self.deliveries.iter().position(|delivery| delivery.from == queue)?;
+        self.remove(index)
     }
 
     /// The oldest.
