@@ -220,7 +220,9 @@ impl Session {
             return self.drop_delivery(&delivery, DropReason::Expired, cx);
         }
         if delivery.qos == QoS::AtMostOnce {
-            return self.deliver_at_most_once(&delivery, cx);
+            let size = delivery.message.size();
+            let has_room = self.link.as_ref().is_some_and(|link| link.has_room(size, cx.outbound_limit));
+            return self.deliver_at_most_once(&delivery, has_room, cx);
         }
         if self.queue.is_empty() && self.may_start(cx) {
             self.start(delivery, cx);
@@ -229,12 +231,19 @@ impl Session {
         }
     }
 
-    fn deliver_at_most_once(&mut self, delivery: &Delivery, cx: &mut Context<'_>) {
-        let size = delivery.message.size();
+    /// Takes a retained message for a new subscription, which waits for [`Session::is_idle`]: so even at QoS 0, where
+    /// it would be the only one that this subscriber is ever told, it is not dropped for want of room.
+    pub fn replay(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
+        if delivery.qos == QoS::AtMostOnce {
+            self.deliver_at_most_once(&delivery, true, cx);
+        } else {
+            self.deliver(delivery, cx);
+        }
+    }
+
+    fn deliver_at_most_once(&mut self, delivery: &Delivery, has_room: bool, cx: &mut Context<'_>) {
         let written = match &mut self.link {
-            Some(link) if link.open && link.has_room(size, cx.outbound_limit) => {
-                link.write_publish(delivery, None, false, cx)
-            }
+            Some(link) if link.open && has_room => link.write_publish(delivery, None, false, cx),
             // At QoS 0 nothing was promised.
             _ => return self.drop_delivery(delivery, DropReason::Qos0SlowConsumer, cx),
         };

@@ -120,7 +120,7 @@ impl Shard {
             // A newer version comes live; an expired one is no longer there to be had.
             if message.version <= since && !message.is_expired(now) {
                 cx.stats.deliveries.add(1);
-                session.deliver(
+                session.replay(
                     Delivery {
                         message: message.clone(),
                         from,
