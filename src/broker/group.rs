@@ -27,6 +27,9 @@ pub struct Group {
     meter: Arc<QueueMeter>,
     queue: Queue,
     roster: Roster,
+    /// Its last member has left. Others that left before may still say so, over slower lanes, and give back what they
+    /// hold: until then it is not over.
+    deserted: bool,
 }
 
 /// The members, and how one of them is chosen.
@@ -72,7 +75,7 @@ impl Group {
     /// A group without members.
     pub fn new(queue_id: QueueId, strategy: Strategy, meter: Arc<QueueMeter>) -> Group {
         let roster = Roster { strategy, members: Vec::new(), next: 0, stuck_to: None };
-        Group { queue_id, meter, queue: Queue::default(), roster }
+        Group { queue_id, meter, queue: Queue::default(), roster, deserted: false }
     }
 
     /// How many messages wait for a member.
@@ -227,6 +230,16 @@ impl Group {
         let given = std::mem::take(&mut member.given);
         self.take_back(given, kept, cx);
         self.pump(cx, give);
+    }
+
+    /// The last member has left, though the leaving of others may still be under way.
+    pub fn desert(&mut self) {
+        self.deserted = true;
+    }
+
+    /// Whether no member will ever come or go again.
+    pub fn is_over(&self) -> bool {
+        self.deserted && self.roster.members.is_empty()
     }
 
     /// A member is gone for good.

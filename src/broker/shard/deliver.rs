@@ -104,8 +104,14 @@ impl Shard {
                 self.with_group(now, group, |group, cx, give| group.back(session, &kept, cx, give));
             }
             Item::Leave { group, session, kept, last } => {
-                self.with_group(now, group, |group, cx, give| group.leave(session, &kept, cx, give));
-                if last {
+                self.with_group(now, group, |group, cx, give| {
+                    group.leave(session, &kept, cx, give);
+                    if last {
+                        group.desert();
+                    }
+                });
+                // A group that came and went before its home heard of it is over as well.
+                if self.groups.get(&group).map_or(last, Group::is_over) {
                     self.end_group(now, group);
                 }
             }
@@ -197,8 +203,8 @@ impl Shard {
     }
 
     fn end_group(&mut self, now: Instant, queue: QueueId) {
-        let Some(mut group) = self.groups.remove(&queue) else { return };
-        let dropped = group.end(&mut self.core.group_context(now));
+        let group = self.groups.remove(&queue);
+        let dropped = group.map_or(0, |mut group| group.end(&mut self.core.group_context(now)));
         self.core.store.push(Record::GroupEnded(queue));
         if dropped > 0 {
             tracing::warn!(messages = dropped, "share group ended with messages");
