@@ -449,6 +449,8 @@ impl Shard {
         let Some(session) = self.session_of(connection) else { return };
         if let Some(link) = &mut session.link
             && link.version == Version::V5
+            // [MQTT-3.14.0-1]: not before CONNACK, which may wait for the disk.
+            && link.open
         {
             let properties = link.reason_string(&error.detail, 1);
             let disconnect = Disconnect { reason: error.reason, properties: properties.as_properties() };
