@@ -102,7 +102,7 @@ pub enum Strategy {
     RoundRobin,
     /// Any member.
     Random,
-    /// The same member until it goes or is full.
+    /// The same member until it goes: it is waited for when it is full.
     Sticky,
     /// The member that the publisher's client identifier hashes to.
     HashClientid,

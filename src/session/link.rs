@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{Context, Delivery, alias};
+use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::protocol::codec::{self, PublishHeader};
 use crate::protocol::packet::{Ack, Connect, Packet, PacketId, Version};
@@ -14,6 +15,10 @@ use crate::store::Ticket;
 
 /// Payloads above this are spliced into the outbound buffer rather than copied.
 pub const SHARED_PAYLOAD: usize = 4096;
+
+/// What a Topic Alias adds to a packet at most: the property, and a byte more in the length of the properties
+/// and in that of the packet.
+const ALIAS_SIZE: usize = 3 + 1 + 1;
 
 /// What one CONNECT brought.
 #[derive(Debug)]
@@ -90,7 +95,7 @@ impl Link {
         generation: u32,
         connect: &Connect<'_>,
         keep_alive: u16,
-        max_inflight: u16,
+        limits: &Limits,
         now: Instant,
     ) -> Link {
         let mut link = Link {
@@ -101,7 +106,7 @@ impl Link {
             outbound_aliases: None,
             inbound_aliases: None,
             outbound: Outbound::default(),
-            window: max_inflight,
+            window: limits.max_inflight,
             max_packet: codec::MAX_PACKET_SIZE,
             problem_information: connect.version == Version::V5,
             keep_alive,
@@ -112,10 +117,11 @@ impl Link {
         };
         for property in connect.properties.iter() {
             match property {
-                Property::ReceiveMaximum(maximum) => link.window = maximum.min(max_inflight),
+                Property::ReceiveMaximum(maximum) => link.window = maximum.min(limits.max_inflight),
                 Property::MaximumPacketSize(maximum) => link.max_packet = maximum,
-                Property::TopicAliasMaximum(maximum) if maximum > 0 => {
-                    link.outbound_aliases = Some(Box::new(alias::Outbound::new(maximum)));
+                Property::TopicAliasMaximum(maximum) => {
+                    let maximum = maximum.min(limits.topic_alias_maximum);
+                    link.outbound_aliases = (maximum > 0).then(|| Box::new(alias::Outbound::new(maximum)));
                 }
                 Property::RequestProblemInformation(wanted) => link.problem_information = wanted,
                 _ => {}
@@ -221,7 +227,7 @@ impl Link {
         // Decided last, for an alias counts as told once it is given.
         let mut aliased = Vec::new();
         if let Some(aliases) = &mut self.outbound_aliases
-            && header.packet_len(self.version) + 3 <= self.max_packet as usize
+            && header.packet_len(self.version) + ALIAS_SIZE <= self.max_packet as usize
             && let Some((alias, known)) = aliases.alias(header.topic)
         {
             aliased.extend_from_slice(header.extra);

@@ -359,6 +359,46 @@ fn mqtt_3_1_2_26_the_servers_aliases_stay_within_the_clients_maximum() {
 }
 
 #[test]
+fn the_servers_aliases_stay_within_its_own_maximum_too() {
+    // Each is a topic that the server has to remember for the connection.
+    let mut w = World::limited(Limits { topic_alias_maximum: 3, ..Limits::default() });
+    let c = open_with(&mut w, "c", true, &[Property::TopicAliasMaximum(65_535)]);
+    w.subscribe(c, "#", QoS::AtMostOnce);
+    let p = w.connect(V5, "p");
+    for i in 0..10 {
+        w.publish(p, &format!("t/{i}"), QoS::AtMostOnce, "x");
+    }
+    let given: Vec<Option<u16>> = w.take(c).iter().map(alias).collect();
+    assert_eq!(given[..3], [Some(1), Some(2), Some(3)]);
+    assert_eq!(given[3..], [None; 7]);
+}
+
+#[test]
+fn an_alias_takes_no_packet_over_the_clients_maximum_packet_size() {
+    // The lengths of the packet and of its properties may take a byte more each, because of it.
+    for size in [129, 130, 131, 140] {
+        let mut w = World::limited(Limits { topic_alias_maximum: u16::MAX, ..Limits::default() });
+        let maximum = [Property::MaximumPacketSize(size), Property::TopicAliasMaximum(u16::MAX)];
+        let c = open_with(&mut w, "c", true, &maximum);
+        w.subscribe(c, "#", QoS::AtLeastOnce);
+        let p = w.connect(V5, "p");
+        for (value, payload) in (80..130).flat_map(|value| (0..40).map(move |payload| (value, payload))) {
+            let (topic, payload) = (format!("{value}/{payload}"), "x".repeat(payload));
+            let value = "v".repeat(value);
+            let properties = list(&[Property::UserProperty("", &value)]);
+            let publish = Publish {
+                properties: properties.as_properties(),
+                ..message(&topic, QoS::AtLeastOnce, &payload)
+            };
+            w.publish_with(p, &publish);
+            for frame in w.drain(c) {
+                assert!(frame.bytes.len() <= size as usize, "{} of {size}: {frame:?}", frame.bytes.len());
+            }
+        }
+    }
+}
+
+#[test]
 fn mqtt_3_1_2_27_no_alias_for_a_client_that_wants_none() {
     for asked in [&[][..], &[Property::TopicAliasMaximum(0)]] {
         let mut w = World::new(1);

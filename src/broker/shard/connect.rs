@@ -151,7 +151,7 @@ impl Shard {
         let Granted { expiry, keep_alive, properties } = granted;
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
-        let link = Link::new(generation, connect, keep_alive, self.core.limits.max_inflight, now);
+        let link = Link::new(generation, connect, keep_alive, &self.core.limits, now);
         let session = &mut self.sessions[index as usize];
         session.expiry = expiry;
         session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
