@@ -104,6 +104,12 @@ impl Expiry {
     /// The session does not expire.
     pub const NEVER: Expiry = Expiry(u32::MAX);
 
+    /// This one, or the longest that is granted.
+    pub fn at_most(self, most: Option<Duration>) -> Expiry {
+        let seconds = |most: Duration| most.as_secs().min(u64::from(u32::MAX - 1)) as u32;
+        most.map_or(self, |most| self.min(Expiry(seconds(most))))
+    }
+
     /// How long, `None` for ever.
     pub fn duration(self) -> Option<Duration> {
         (self != Expiry::NEVER).then(|| Duration::from_secs(self.0.into()))
@@ -182,7 +188,7 @@ impl Session {
         let detached = self.detached?;
         let expires = self.expiry.duration().map(|expiry| detached + expiry);
         let due = self.will.as_ref().map(|will| detached + Duration::from_secs(will.delay.into()));
-        // A will's delay ends with its session [MQTT-3.1.3-9].
+        // A will's delay ends with its session [MQTT-3.1.2-8].
         expires.into_iter().chain(due).min()
     }
 

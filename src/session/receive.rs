@@ -53,7 +53,7 @@ impl Session {
                 self.answer(Ticket(0), Answer::Other, &Packet::PingResp, cx)?;
                 Ok(Action::None)
             }
-            Packet::Disconnect(disconnect) => self.receive_disconnect(&disconnect),
+            Packet::Disconnect(disconnect) => self.receive_disconnect(&disconnect, cx),
             // [MQTT-3.1.0-2]: a second CONNECT.
             Packet::Connect(_) => Err(ProtocolError::protocol("a second CONNECT")),
             Packet::Auth(_) => {
@@ -322,16 +322,21 @@ impl Session {
         }
     }
 
-    fn receive_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Result<Action<'static>, ProtocolError> {
+    fn receive_disconnect(
+        &mut self,
+        disconnect: &Disconnect<'_>,
+        cx: &Context<'_>,
+    ) -> Result<Action<'static>, ProtocolError> {
         for property in disconnect.properties.iter() {
             match property {
                 Property::SessionExpiryInterval(seconds) if seconds > 0 && self.expiry == Expiry::AT_ONCE => {
-                    // [MQTT-3.14.2-2]
                     return Err(ProtocolError::protocol(
                         "a Session Expiry Interval in DISCONNECT, but none in CONNECT",
                     ));
                 }
-                Property::SessionExpiryInterval(seconds) => self.expiry = Expiry(seconds),
+                Property::SessionExpiryInterval(seconds) => {
+                    self.expiry = Expiry(seconds).at_most(cx.limits.session_expiry_max);
+                }
                 Property::ServerReference(_) => {
                     return Err(ProtocolError::protocol("a Server Reference in a DISCONNECT to the server"));
                 }

@@ -122,11 +122,7 @@ impl Shard {
             _ if connect.clean_start => None,
             _ => Some(Expiry::NEVER),
         };
-        let asked = asked.unwrap_or(Expiry::AT_ONCE);
-        match self.core.limits.session_expiry_max {
-            Some(most) => asked.min(Expiry(most.as_secs().min(u64::from(u32::MAX - 1)) as u32)),
-            None => asked,
-        }
+        asked.unwrap_or(Expiry::AT_ONCE).at_most(self.core.limits.session_expiry_max)
     }
 
     fn create_session(&mut self, client_id: &str, expiry: Expiry) -> u32 {

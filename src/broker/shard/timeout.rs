@@ -65,7 +65,7 @@ impl Shard {
             return self.arm(index, due);
         }
         let expired = session.expiry.duration().is_some_and(|expiry| detached + expiry <= now);
-        // [MQTT-3.1.3-9]: due, or its session ends, whichever comes first.
+        // [MQTT-3.1.2-8]: due, or its session ends, whichever comes first.
         self.publish_will(now, index);
         if expired {
             return self.end_session(now, index, DropReason::SessionExpired);
