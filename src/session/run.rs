@@ -71,8 +71,7 @@ impl Run {
 impl Frames {
     fn build(&mut self, version: Version, qos: QoS, messages: &[Arc<Message>], cx: &mut Context<'_>) {
         self.built = true;
-        let fit =
-            |m: &Message| m.payload().len() <= SHARED_PAYLOAD && m.version == 0 && !m.is_expired(cx.now);
+        let fit = |m: &Message| m.payload().len() <= SHARED_PAYLOAD && !m.retain && !m.is_expired(cx.now);
         self.unfit = !messages.iter().all(|message| fit(message));
         self.bytes.clear();
         self.packet_ids.clear();

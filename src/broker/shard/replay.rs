@@ -126,7 +126,7 @@ impl Shard {
                         from,
                         identifiers: identifiers.clone(),
                         qos: message.qos.min(qos),
-                        // [MQTT-3.3.1-8]
+                        // Whatever Retain As Published says (3.3.1.3).
                         retain: true,
                         dup: false,
                         metered: false,
