@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::message::Message;
 
@@ -91,6 +92,16 @@ impl Retained {
         let old = self.messages.remove(&*key(topic))?;
         self.bytes -= cost(topic, old.size());
         Some(old)
+    }
+
+    /// Removes what has expired. Looks at every message.
+    pub fn purge(&mut self, now: Instant) {
+        let bytes = &mut self.bytes;
+        self.messages.retain(|_, message| {
+            let expired = message.is_expired(now);
+            *bytes -= if expired { cost(message.topic(), message.size()) } else { 0 };
+            !expired
+        });
     }
 
     /// The message of `topic`.

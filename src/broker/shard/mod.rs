@@ -158,7 +158,8 @@ pub struct Shard {
     resumed: VecDeque<ConnectionId>,
     /// When publishers that a full queue holds back look again.
     retry_at: Option<Instant>,
-    retained_warned: Option<Instant>,
+    /// When retained messages were last found at their limit and gone through.
+    retained_full: Option<Instant>,
     run: Run,
     run_messages: Vec<Arc<Message>>,
     last_queue: u64,
@@ -253,7 +254,7 @@ impl Shard {
             paused: Vec::new(),
             resumed: VecDeque::new(),
             retry_at: None,
-            retained_warned: None,
+            retained_full: None,
             run: Run::default(),
             run_messages: Vec::new(),
             last_queue: 0,

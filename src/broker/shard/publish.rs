@@ -159,9 +159,8 @@ impl Shard {
         let shared = self.shared.clone();
         let mut retained = shared.retaining();
         let clears = message.payload().is_empty();
-        let kept = clears || retained.admit(message.topic(), message.size()).is_ok();
+        let kept = clears || self.admit_retained(now, &mut retained, &message);
         if !kept {
-            self.warn_retained_full(now);
             if origin.told {
                 let detail = "the limit on retained messages is met";
                 return Err(Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RetainedFull));
@@ -208,12 +207,23 @@ impl Shard {
         Ticket(0)
     }
 
-    /// Says that retained messages are at their limit, at most once a minute.
-    fn warn_retained_full(&mut self, now: Instant) {
-        if self.retained_warned.is_none_or(|at| now >= at + Duration::from_secs(60)) {
-            self.retained_warned = Some(now);
+    /// Whether there is room for a retained message, if need be where others have expired. At most once
+    /// a minute those are looked for, for there may be many to look at, and the log says if it was in vain.
+    fn admit_retained(&mut self, now: Instant, retained: &mut Retained, message: &Message) -> bool {
+        let fits = |retained: &Retained| retained.admit(message.topic(), message.size()).is_ok();
+        if fits(retained) {
+            return true;
+        }
+        if self.retained_full.is_some_and(|at| now < at + Duration::from_secs(60)) {
+            return false;
+        }
+        self.retained_full = Some(now);
+        retained.purge(now);
+        let admitted = fits(retained);
+        if !admitted {
             tracing::warn!("the limit on retained messages is met: new ones are not kept");
         }
+        admitted
     }
 
     fn forward(&mut self, message: Arc<Message>, route: Arc<Route>, ticket: Ticket) -> Published {
