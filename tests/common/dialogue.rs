@@ -2,10 +2,11 @@
 //! the end of a connection. [`World`] moves the packets.
 #![allow(dead_code)]
 
+use weirmq::broker::shard::Census;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
 use weirmq::protocol::reason::ReasonCode;
-use weirmq::stats::DropReason;
+use weirmq::stats::{DropReason, Stats};
 
 use super::world::*;
 
@@ -205,4 +206,20 @@ pub fn identifiers(frame: &Frame) -> Vec<u32> {
     let mut told: Vec<u32> = told.collect();
     told.sort_unstable();
     told
+}
+
+/// Asserts that the books balance: every delivery was completed, waits, or was dropped for one reason.
+#[track_caller]
+pub fn expect_balance(w: &World) {
+    let sum = |counter: fn(&Stats) -> u64| w.stats.iter().map(|stats| counter(stats)).sum::<u64>();
+    let of_takers = DropReason::ALL.iter().filter(|reason| !reason.is_refusal());
+    let drops: u64 = of_takers.map(|reason| dropped(w, *reason)).sum();
+    let (delivered, queued) = (sum(|stats| stats.delivered.get()), sum(|stats| stats.queued_messages.get()));
+    assert_eq!(
+        sum(|stats| stats.deliveries.get()),
+        delivered + queued + drops,
+        "delivered {delivered}, queued {queued}, dropped {drops}"
+    );
+    let census = w.shards.iter().map(|shard| shard.census()).fold(Census::default(), Census::and);
+    assert_eq!(queued, (census.queued + census.unacknowledged) as u64, "what is there is what was counted");
 }

@@ -1,9 +1,23 @@
-//! Conversations without sockets: packets in, packets out.
+//! Conversations without sockets: packets in, packets out. What the features of the broker come to for its clients,
+//! beyond the single statements of the standard.
 #![allow(missing_docs)]
 
+#[path = "../common"]
 mod common {
+    pub mod dialogue;
+    #[allow(dead_code, reason = "not every helper is needed here")]
+    pub mod wire;
     pub mod world;
 }
+
+mod directions;
+mod overflow;
+mod retained;
+mod sessions;
+mod share_groups;
+mod strategies;
+mod subscriptions;
+mod sys;
 
 use common::world::*;
 use weirmq::protocol::codec;
