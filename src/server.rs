@@ -18,7 +18,7 @@ use crate::broker::shard::{Shard, ShardSettings};
 use crate::broker::shared::Shared;
 use crate::config::{Bind, Config, ListenerConfig};
 use crate::message::PeerId;
-use crate::net::admission::{Admission, Counted};
+use crate::net::admission::{Admission, Gate};
 use crate::net::lane::{Lanes, Mail};
 use crate::net::listener::{self, Door, Listener, Trouble};
 use crate::net::{shell, tls};
@@ -220,8 +220,7 @@ fn open(config: &ListenerConfig, admission: &Arc<Admission>) -> Result<Listener,
         address: socket.local_addr().map_err(listen)?,
         tls,
         allow_anonymous: config.allow_anonymous,
-        admission: admission.clone(),
-        connections: Arc::new(Counted::new(config.max_connections)),
+        gate: Arc::new(Gate::new(admission.clone(), config.max_connections)),
         trouble: Trouble::default(),
     };
     Ok(Listener { socket, door: Arc::new(door) })

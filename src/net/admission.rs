@@ -22,18 +22,22 @@ pub struct Admission {
 
 /// Connections that count against one bound.
 #[derive(Debug)]
-pub struct Counted {
+struct Counted {
     now: AtomicUsize,
     /// 0: no bound.
     most: usize,
 }
 
+/// The connections of one listener, which count among all.
+#[derive(Debug)]
+pub struct Gate {
+    admission: Arc<Admission>,
+    connections: Counted,
+}
+
 /// A connection that is counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
-    admission: Arc<Admission>,
-    listener: Arc<Counted>,
-}
+pub(super) struct Permit(Arc<Gate>);
 
 /// A handshake that is counted until this is dropped.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ impl Admission {
 
     /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
     /// oldest one of the address that holds most if all together are.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> (Place, Evicted) {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> (Place, Evicted) {
         let from = From::of(address);
         let (sender, evicted) = oneshot::channel();
         let mut handshakes = self.lock();
@@ -103,21 +107,33 @@ impl Admission {
         (Place { admission: self.clone(), from, number }, evicted)
     }
 
-    /// Counts one more connection of `listener`, if there is room for it.
-    pub(super) fn connect(self: &Arc<Self>, listener: &Arc<Counted>) -> Option<Permit> {
-        if !self.connections.add() {
-            return None;
-        }
-        if !listener.add() {
-            self.connections.sub();
-            return None;
-        }
-        Some(Permit { admission: self.clone(), listener: listener.clone() })
-    }
-
     fn lock(&self) -> MutexGuard<'_, Handshakes> {
         // Nothing in here can be left half done.
         self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate {
+    /// A listener with room for `most` connections; 0: any number.
+    pub fn new(admission: Arc<Admission>, most: usize) -> Gate {
+        Gate { admission, connections: Counted::new(most) }
+    }
+
+    /// Makes room for one more handshake of this listener.
+    pub(super) fn enter(&self, address: IpAddr) -> (Place, Evicted) {
+        self.admission.enter(address)
+    }
+
+    /// Counts one more connection, if there is room for it.
+    pub(super) fn connect(self: &Arc<Self>) -> Option<Permit> {
+        if !self.admission.connections.add() {
+            return None;
+        }
+        if !self.connections.add() {
+            self.admission.connections.sub();
+            return None;
+        }
+        Some(Permit(self.clone()))
     }
 }
 
@@ -148,8 +164,7 @@ impl Drop for Place {
 }
 
 impl Counted {
-    /// None so far, of `most`; 0 for any number.
-    pub fn new(most: usize) -> Counted {
+    fn new(most: usize) -> Counted {
         Counted { now: AtomicUsize::new(0), most }
     }
 
@@ -168,8 +183,8 @@ impl Counted {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.connections.sub();
-        self.listener.sub();
+        self.0.admission.connections.sub();
+        self.0.connections.sub();
     }
 }
 
@@ -232,13 +247,14 @@ mod tests {
     fn connections_are_counted_in_all_and_for_each_listener() {
         let limits = Limits { max_connections: 3, ..Limits::default() };
         let admission = Arc::new(Admission::new(&limits));
-        let (small, any) = (Arc::new(Counted::new(1)), Arc::new(Counted::new(0)));
-        let first = admission.connect(&small).expect("room");
-        assert!(admission.connect(&small).is_none());
-        let _second = admission.connect(&any).expect("room");
-        let _third = admission.connect(&any).expect("room");
-        assert!(admission.connect(&any).is_none());
+        let gate = |most| Arc::new(Gate::new(admission.clone(), most));
+        let (small, any) = (gate(1), gate(0));
+        let first = small.connect().expect("room");
+        assert!(small.connect().is_none());
+        let _second = any.connect().expect("room");
+        let _third = any.connect().expect("room");
+        assert!(any.connect().is_none());
         drop(first);
-        assert!(admission.connect(&small).is_some());
+        assert!(small.connect().is_some());
     }
 }

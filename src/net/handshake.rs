@@ -1,12 +1,16 @@
 //! From a new socket to a judged CONNECT: TLS where the listener speaks it, one whole packet, and the decision where
 //! the session lives. One deadline covers all of it. Whoever is refused here has touched no session.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use rustls::crypto::ring::default_provider;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -77,7 +81,7 @@ impl From<io::Error> for Failure {
 
 /// Brings a new socket in, or ends it.
 pub(super) async fn run(shell: Rc<Shell>, door: Arc<Door>, stream: TcpStream, address: SocketAddr) {
-    let (_place, evicted) = door.admission.enter(address.ip());
+    let (_place, evicted) = door.gate.enter(address.ip());
     let transport = match &door.tls {
         None => Transport::Plain,
         Some(config) => match tls::accept(config) {
@@ -120,32 +124,34 @@ impl Entrance {
             _ => None,
         };
         let home = shell.lanes.home(assigned.as_deref().unwrap_or(connect.client_id));
-        let permit = door.admission.connect(&door.connections);
-        let permit =
-            permit.ok_or_else(|| refuse(ReasonCode::ServerBusy, "the connections are at their limit"))?;
+        let permit = door
+            .gate
+            .connect()
+            .ok_or_else(|| refuse(ReasonCode::ServerBusy, "the connections are at their limit"))?;
         Ok(Accepted { size, permit, assigned, home })
     }
 
     /// Waits for bytes and has the transport take them in; what it answers is sent.
     async fn read(&mut self, shell: &Shell) -> Result<(), Failure> {
-        self.stream.readable().await?;
-        let decoded = {
-            let raw = &mut shell.turn().scratch.raw[..READ];
-            let read = match self.stream.try_read(raw) {
-                Ok(0) if !self.heard => return Err(Failure::Silent),
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            self.heard = true;
-            self.transport.decode(&raw[..read], &mut self.received)
-        };
+        let decoded = poll_fn(|cx| self.poll_read(shell, cx)).await?;
         if self.transport.wants_write() {
             written(&self.stream, |socket| self.transport.flush(&mut Outbound::default(), socket)).await?;
         }
         // If the peer has ended its stream, the next read says so.
         decoded.map(drop).map_err(Failure::Transport)
+    }
+
+    /// One read into the shard's scratch, and what the transport makes of it.
+    fn poll_read(&mut self, shell: &Shell, cx: &mut Context<'_>) -> Poll<Result<io::Result<bool>, Failure>> {
+        let mut turn = shell.turn();
+        let mut raw = ReadBuf::new(&mut turn.scratch.raw[..READ]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut raw))?;
+        if raw.filled().is_empty() {
+            let half_way = || Failure::Socket(io::ErrorKind::UnexpectedEof.into());
+            return Poll::Ready(Err(if self.heard { half_way() } else { Failure::Silent }));
+        }
+        self.heard = true;
+        Poll::Ready(Ok(self.transport.decode(raw.filled(), &mut self.received)))
     }
 
     /// To the shard where the session lives.

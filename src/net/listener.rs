@@ -16,7 +16,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::admission::{Admission, Counted};
+use super::admission::Gate;
 use super::handshake;
 use super::shell::Shell;
 
@@ -35,9 +35,7 @@ pub struct Door {
     /// Whether a client may come without credentials.
     pub allow_anonymous: bool,
     /// Who may come in.
-    pub admission: Arc<Admission>,
-    /// The connections through this listener.
-    pub connections: Arc<Counted>,
+    pub gate: Arc<Gate>,
     /// Whether accepting fails at present.
     pub trouble: Trouble,
 }
