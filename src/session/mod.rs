@@ -469,7 +469,13 @@ impl Session {
     pub fn put_subscription(&mut self, subscription: SessionSubscription) {
         match self.subscriptions.binary_search_by(|held| held.filter.cmp(&subscription.filter)) {
             Ok(index) => self.subscriptions[index] = subscription,
-            Err(index) => self.subscriptions.insert(index, subscription),
+            Err(index) => {
+                if self.subscriptions.is_empty() {
+                    // Most sessions have one, for which a vector would make room for four.
+                    self.subscriptions.reserve_exact(1);
+                }
+                self.subscriptions.insert(index, subscription);
+            }
         }
     }
 
