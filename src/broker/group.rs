@@ -37,7 +37,7 @@ pub struct Group {
 struct Roster {
     strategy: Strategy,
     members: Vec<Member>,
-    /// Where round robin goes on.
+    /// Whose turn it is.
     next: usize,
     /// The member that sticky sticks to.
     stuck_to: Option<QueueId>,
@@ -316,9 +316,8 @@ impl Roster {
         let fits = |member: &Member| if windowed { member.has_room() } else { member.window > 0 };
         match self.strategy {
             Strategy::RoundRobin => {
-                let count = self.members.len();
-                let index = (0..count).map(|i| (self.next + i) % count).find(|i| fits(&self.members[*i]))?;
-                self.next = (index + 1) % count;
+                let index = self.in_turn().find(|index| fits(&self.members[*index]))?;
+                self.next = index + 1;
                 Some(index)
             }
             Strategy::Random => {
@@ -342,10 +341,19 @@ impl Roster {
                 self.bound_member(hash).filter(|index| fits(&self.members[*index]))
             }
             Strategy::LeastInflight => {
-                let fitting = self.members.iter().enumerate().filter(|(_, member)| fits(member));
-                fitting.min_by_key(|(_, member)| member.given.len()).map(|(index, _)| index)
+                // In turn among equals: else the first would do all that it can do by itself.
+                let fitting = self.in_turn().filter(|index| fits(&self.members[*index]));
+                let index = fitting.min_by_key(|index| self.members[*index].given.len())?;
+                self.next = index + 1;
+                Some(index)
             }
         }
+    }
+
+    /// All members, beginning with the one whose turn it is.
+    fn in_turn(&self) -> impl Iterator<Item = usize> + use<> {
+        let (next, count) = (self.next, self.members.len());
+        (0..count).map(move |i| (next + i) % count)
     }
 
     /// The member that a hash falls to, among those that are there.
