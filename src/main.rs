@@ -34,10 +34,14 @@ fn serve(args: &ServeArgs) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     config.log.level = logging::shifted(config.log.level, i16::from(args.verbose) - i16::from(args.quiet));
-    if let Err(error) = logging::start(config.log) {
-        eprintln!("weirmq: {error}");
-        return ExitCode::FAILURE;
-    }
+    // Until it is dropped, the last lines are not sure to be written.
+    let _log = match logging::start(config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("weirmq: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

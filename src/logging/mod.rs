@@ -1,5 +1,7 @@
 //! The log: one line an event on standard error, for people or for machines.
 
+mod lines;
+
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
@@ -7,6 +9,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
+
+use lines::Lines;
 
 /// From the least to the most.
 const LEVELS: [LevelFilter; 6] = [
@@ -26,14 +30,32 @@ pub fn shifted(level: LevelFilter, steps: i16) -> LevelFilter {
     LEVELS[now.saturating_add_signed(steps).min(most)]
 }
 
+/// The log. When it is dropped, the last lines are written.
+pub struct Log(Lines);
+
 /// Starts logging to standard error, coloured if that is a terminal and `NO_COLOR` is not set.
 ///
 /// # Errors
-/// It was started already.
-pub fn start(config: LogConfig) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+/// It was started already, or the system gives no thread.
+pub fn start(config: LogConfig) -> io::Result<Log> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let coloured = io::stderr().is_terminal() && !plain;
-    tracing::subscriber::set_global_default(subscriber(config, coloured, io::stderr))
+    let log = Log(Lines::to(io::stderr())?);
+    let subscriber = subscriber(config, coloured, log.0.clone());
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    // What led to a panic is to stand before it, for the process ends with it.
+    let (lines, report) = (log.0.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        lines.flush();
+        report(info);
+    }));
+    Ok(log)
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
 }
 
 fn subscriber<W>(config: LogConfig, coloured: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
