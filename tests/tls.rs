@@ -178,6 +178,34 @@ fn a_reader_that_blocks_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_publisher_that_is_paused_when_it_ends_its_stream_loses_nothing() {
+    let authority = Authority::new();
+    let files = tls(vec![authority.sign("server", &["localhost"])]);
+    let server = serve(|config| {
+        config.shards = 2;
+        config.limits.lane_bytes = 4096;
+        config.listeners = vec![ListenerConfig { tls: Some(files), ..on_any_port() }];
+    });
+    let address = server.addresses()[0];
+    let config = authority.any_client();
+    let mut takers: Vec<Client> =
+        (0..4).map(|number| connect_tls(address, &config, &format!("t{number}"))).collect();
+    takers.iter_mut().for_each(|taker| taker.subscribe("t", QoS::AtMostOnce));
+    let mut giver = connect_tls(address, &config, "giver");
+    let payload = |number: usize| format!("{number:0100}");
+    for number in 0..2000 {
+        giver.publish("t", QoS::AtMostOnce, payload(number).as_bytes());
+    }
+    giver.close_notify();
+    for taker in &mut takers {
+        for number in 0..2000 {
+            taker.expect_publish("t", payload(number).as_bytes());
+        }
+    }
+    giver.expect_closed();
+}
+
+#[test]
 fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
     let authority = Authority::new();
     let first = authority.sign("first", &["localhost", "first.example"]);

@@ -26,6 +26,9 @@ const BACKLOG: i32 = 4096;
 /// How long accepting rests when there are no descriptors left: at first, and at most.
 const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// Accepting works again when it has not failed for so long: longer than it rests.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// What all shards know of a listener.
 pub struct Door {
     /// Where it listens.
@@ -56,7 +59,7 @@ impl Trouble {
     }
 
     fn succeeded(&self, address: SocketAddr) {
-        let over = || self.last_failure().is_none_or(|last| last.elapsed() >= REST.1);
+        let over = || self.last_failure().is_none_or(|last| last.elapsed() >= QUIET);
         if self.is_on.load(Relaxed) && over() && self.is_on.swap(false, Relaxed) {
             info!(%address, "accepting connections again");
         }
