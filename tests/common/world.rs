@@ -18,6 +18,7 @@ use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
 use weirmq::protocol::reason::{ProtocolError, ReasonCode};
 use weirmq::stats::Stats;
+use weirmq::store::Store;
 use weirmq::store::memory::MemoryStore;
 
 /// A packet that a client received: its bytes, to be decoded when it is looked at.
@@ -82,6 +83,8 @@ pub struct WorldSettings {
     pub share_rules: Vec<ShareRule>,
     pub queue_rules: Vec<QueueRule>,
     pub sys_interval: Duration,
+    /// Makes the store of each shard.
+    pub store: Box<dyn Fn() -> Box<dyn Store>>,
 }
 
 impl Default for WorldSettings {
@@ -93,6 +96,7 @@ impl Default for WorldSettings {
             share_rules: Vec::new(),
             queue_rules: vec![QueueRule::default()],
             sys_interval: Duration::ZERO,
+            store: Box::new(|| Box::new(MemoryStore::default())),
         }
     }
 }
@@ -131,7 +135,7 @@ impl World {
                     stats: stats.clone().into(),
                     credits: credits.clone(),
                 };
-                Shard::new(shard, shared.clone(), Box::new(MemoryStore::default()), now)
+                Shard::new(shard, shared.clone(), (settings.store)(), now)
             })
             .collect();
         World { now, shards, stats, shared, clients: Vec::new(), limits }

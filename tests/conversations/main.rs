@@ -15,6 +15,7 @@ mod overflow;
 mod retained;
 mod sessions;
 mod share_groups;
+mod slow_disk;
 mod strategies;
 mod subscriptions;
 mod sys;
