@@ -129,12 +129,22 @@ pub struct ShardSettings {
     pub credits: Arc<Credits>,
 }
 
-/// A publisher that waits.
+/// A connection that is not read from.
 #[derive(Clone, Copy, Debug)]
 struct Paused {
     connection: ConnectionId,
-    /// Since when, if a full queue is the cause; else it waits for a peer.
-    full_since: Option<Instant>,
+    cause: Cause,
+}
+
+/// What has to change before a connection is read from again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// A peer that is behind.
+    Peer,
+    /// A full queue, since then.
+    Queue(Instant),
+    /// Its own client, which asks and takes no answers, or the disk that they wait for.
+    Answers,
 }
 
 /// A shard.
@@ -301,8 +311,14 @@ impl Shard {
         else {
             return Ok(Step::Incomplete);
         };
-        if over_credit && bytes[0] >> 4 == PUBLISH {
-            self.paused.push(Paused { connection, full_since: None });
+        let cause = if link.unsent() > 2 * self.core.limits.outbound_buffer {
+            // Whatever it sends may want an answer, and there is no bound to answers but this.
+            Some(Cause::Answers)
+        } else {
+            (over_credit && bytes[0] >> 4 == PUBLISH).then_some(Cause::Peer)
+        };
+        if let Some(cause) = cause {
+            self.paused.push(Paused { connection, cause });
             return Ok(Step::Paused);
         }
         let packet = codec::decode(link.version, &bytes[..len])?;
@@ -340,7 +356,7 @@ impl Shard {
     }
 
     /// After a session did something: tells the groups what is settled, lists it for the flusher, and
-    /// lets its retained replay go on.
+    /// lets its retained replay and its reading go on.
     fn after_progress(&mut self, index: u32) {
         self.tell_settled(index);
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
@@ -351,6 +367,12 @@ impl Shard {
             if !link.dirty && !link.outbound.is_empty() {
                 link.dirty = true;
                 self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
+            }
+            if !self.paused.is_empty() && link.unsent() <= self.core.limits.outbound_buffer {
+                let connection = ConnectionId { session: index, generation: link.generation };
+                resume(&mut self.paused, &mut self.resumed, |paused| {
+                    paused.connection == connection && paused.cause == Cause::Answers
+                });
             }
         }
         if session.is_idle(self.core.outbound_limit) {
@@ -420,13 +442,7 @@ impl Shard {
     /// The next paused connection that may go on.
     pub fn next_resumed(&mut self) -> Option<ConnectionId> {
         if !self.paused.is_empty() && !self.outbox.over_credit() {
-            let resumed = &mut self.resumed;
-            self.paused.retain(|paused| {
-                if paused.full_since.is_none() {
-                    resumed.push_back(paused.connection);
-                }
-                paused.full_since.is_some()
-            });
+            resume(&mut self.paused, &mut self.resumed, |paused| paused.cause == Cause::Peer);
         }
         self.resumed.pop_front()
     }
@@ -498,6 +514,15 @@ impl Shard {
         let session = &mut self.sessions[index as usize];
         session.armed = self.timers.arm_before(at, session.armed, index);
     }
+}
+
+/// Lets the paused connections that `goes_on` picks go on.
+fn resume(
+    paused: &mut Vec<Paused>,
+    resumed: &mut VecDeque<ConnectionId>,
+    goes_on: impl Fn(&mut Paused) -> bool,
+) {
+    resumed.extend(paused.extract_if(.., |paused| goes_on(paused)).map(|paused| paused.connection));
 }
 
 /// The session that has this connection at present.

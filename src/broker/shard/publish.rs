@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ConnectionId, Paused, Shard, Step, numbered};
+use super::{Cause, ConnectionId, Paused, Shard, Step, numbered};
 use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
@@ -104,7 +104,7 @@ impl Shard {
         let full = refusal.reason == ReasonCode::QuotaExceeded;
         if full && packet_id.is_some() && version < Version::V5 {
             if !self.paused.iter().any(|paused| paused.connection == connection) {
-                self.paused.push(Paused { connection, full_since: Some(now) });
+                self.paused.push(Paused { connection, cause: Cause::Queue(now) });
                 self.retry_at = Some(now);
             }
             return Ok(Refused::Paused);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::connect::keep_alive_limit;
 use super::publish::Origin;
-use super::{ConnectionId, Shard};
+use super::{Cause, ConnectionId, Paused, Shard};
 use crate::broker::timers::NEVER;
 use crate::message::{Message, MessageId, MessageParts};
 use crate::protocol::packet::QoS;
@@ -15,10 +15,20 @@ use crate::stats::DropReason;
 /// How often a publisher that waits for a full queue looks again.
 const FULL_RETRY: Duration = Duration::from_millis(100);
 
+impl Paused {
+    /// Since when a full queue holds it back, if one does.
+    fn full_since(&self) -> Option<Instant> {
+        match self.cause {
+            Cause::Queue(since) => Some(since),
+            Cause::Peer | Cause::Answers => None,
+        }
+    }
+}
+
 impl Shard {
     /// When [`Shard::on_timeout`] is next needed.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let full = self.paused.iter().filter_map(|paused| paused.full_since).min().map(|since| {
+        let full = self.paused.iter().filter_map(Paused::full_since).min().map(|since| {
             // The next multiple of the retry interval: told from the last retry, kept in `retry_at`.
             self.retry_at.unwrap_or(since + FULL_RETRY)
         });
@@ -45,8 +55,9 @@ impl Shard {
         let connection = ConnectionId { session: index, generation: link.generation };
         let limit = keep_alive_limit(link.keep_alive);
         let deadline = link.last_packet + limit;
-        if self.paused.iter().any(|paused| paused.connection == connection) {
-            // Nothing is read from it, so its silence means nothing.
+        // Nothing is read from a paused one, so its silence means nothing, unless it is paused for not reading itself.
+        let excuses = |cause| cause != Cause::Answers || link.outbound.is_empty();
+        if self.paused.iter().any(|paused| paused.connection == connection && excuses(paused.cause)) {
             self.arm(index, now + limit);
         } else if deadline > now {
             self.arm(index, deadline);
@@ -81,7 +92,7 @@ impl Shard {
         let patience = self.core.limits.reject_timeout;
         let mut waited = Vec::new();
         for paused in &self.paused {
-            match paused.full_since {
+            match paused.full_since() {
                 Some(since) if now >= since + patience => waited.push(paused.connection),
                 Some(_) => self.retry_at = Some(now + FULL_RETRY),
                 None => {}
@@ -92,7 +103,7 @@ impl Shard {
                 ProtocolError::new(ReasonCode::QuotaExceeded, "a queue stayed full for the reject timeout");
             self.close(now, connection, error);
         }
-        let full = self.paused.iter().filter(|paused| paused.full_since.is_some());
+        let full = self.paused.iter().filter(|paused| paused.full_since().is_some());
         self.resumed.extend(full.map(|paused| paused.connection));
     }
 
