@@ -161,6 +161,11 @@ impl Inflight {
         self.slots.get_mut(index).filter(|slot| slot.sent)
     }
 
+    /// Whether this connection has been told of the delivery with this id.
+    pub fn is_written(&self, id: PacketId) -> bool {
+        self.position(id).is_some_and(|index| index < self.cursor)
+    }
+
     /// Ends the delivery with this id and frees the id; its slot's delivery is given back.
     pub fn finish(&mut self, id: PacketId) -> Option<Delivery> {
         let index = self.position(id)?;

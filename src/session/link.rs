@@ -262,8 +262,8 @@ impl Link {
     }
 
     /// Writes PUBREL.
-    pub fn write_pubrel(&mut self, packet_id: PacketId, reason: ReasonCode, cx: &mut Context<'_>) {
-        let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
+    pub fn write_pubrel(&mut self, packet_id: PacketId, cx: &mut Context<'_>) {
+        let ack = Ack { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY };
         codec::encode(self.version, &Packet::PubRel(ack), self.outbound.buf());
         cx.stats.packets_sent.add(1);
     }

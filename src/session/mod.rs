@@ -18,7 +18,6 @@ use crate::limits::Overflow;
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
-use crate::protocol::reason::ReasonCode;
 use crate::stats::{DropReason, Stats};
 use crate::store::{Record, Store, Ticket};
 use crate::target::Identifiers;
@@ -304,7 +303,7 @@ impl Session {
                     link.write_publish(delivery, Some(packet_id), dup, cx)
                 }
                 _ => {
-                    link.write_pubrel(packet_id, ReasonCode::Success, cx);
+                    link.write_pubrel(packet_id, cx);
                     Written::Yes
                 }
             };

@@ -271,10 +271,10 @@ impl Session {
     ) -> Result<Action<'static>, ProtocolError> {
         let packet_id = ack.packet_id;
         let Some(slot) = self.inflight.get_sent(packet_id) else {
-            if let Some(link) = &mut self.link
-                && !ack.reason.is_failure()
-            {
-                link.write_pubrel(packet_id, ReasonCode::PacketIdentifierNotFound, cx);
+            if !ack.reason.is_failure() {
+                let reason = ReasonCode::PacketIdentifierNotFound;
+                let answer = Ack { packet_id, reason, properties: Properties::EMPTY };
+                self.answer(Ticket(0), Answer::Other, &Packet::PubRel(answer), cx)?;
             }
             return Ok(Action::None);
         };
@@ -300,9 +300,14 @@ impl Session {
         if let Some(slot) = self.inflight.get_sent(packet_id) {
             slot.ticket = ticket;
         }
-        let ack = Ack { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY };
-        // [MQTT-4.3.3-4]
-        self.answer(ticket, Answer::Other, &Packet::PubRel(ack), cx)?;
+        if self.inflight.is_written(packet_id) {
+            let ack = Ack { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY };
+            // [MQTT-4.3.3-4]
+            self.answer(ticket, Answer::Other, &Packet::PubRel(ack), cx)?;
+        } else {
+            // Not yet repeated on this connection: its PUBREL goes out when its turn comes, and only then.
+            self.pump(cx);
+        }
         Ok(Action::None)
     }
 
