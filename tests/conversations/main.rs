@@ -102,3 +102,32 @@ fn a_persistent_session_gets_what_it_missed() {
     let a = w.resume(Version::V5, "a");
     assert_eq!(w.drain(a).len(), 100);
 }
+
+#[test]
+fn payloads_of_any_size_arrive_whole() {
+    // Around every border: of the packet's length on the wire, and of what is copied rather than shared.
+    let sizes = [0..3, 100..135, 4_090..4_100, 16_360..16_390, 65_530..65_540, 1_000_000..1_000_001];
+    for shards in [1, 2] {
+        let mut w = World::new(shards);
+        let mut takers = Vec::new();
+        for version in [Version::V3, Version::V4, Version::V5] {
+            for (i, qos) in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().enumerate() {
+                let transient = w.connect(version, &format!("{version:?}{i}"));
+                let persistent = w.resume(version, &format!("{version:?}{i}x"));
+                takers.extend([transient, persistent]);
+                w.subscribe(transient, "t", qos);
+                w.subscribe(persistent, "t", qos);
+            }
+        }
+        let p = w.connect(Version::V5, "p");
+        for size in sizes.iter().cloned().flatten() {
+            let payload: String = (0..size).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+            w.publish(p, "t", QoS::ExactlyOnce, &payload);
+            for c in &takers {
+                let got = w.drain(*c);
+                assert_eq!(got.len(), 1, "{size}");
+                assert!(got[0].publish().payload == payload.as_bytes(), "{size}");
+            }
+        }
+    }
+}

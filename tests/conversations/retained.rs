@@ -228,3 +228,27 @@ fn a_retained_message_at_qos_0_and_a_publisher_without_takers() {
     w.publish(p, "t", QoS::AtLeastOnce, "x");
     assert_eq!(dropped(&w, DropReason::NoSubscribers), 1);
 }
+
+#[test]
+fn a_subscribe_that_meets_a_retained_publish_on_its_way_gets_it_once() {
+    // The publish has left its shard for another, where somebody has that filter; before it arrives there, another
+    // client of that shard subscribes too. The replay brings the message, and its live copy is passed over.
+    let mut w = World::new(2);
+    let (p, known, c) = (w.connect(V5, "b"), w.connect(V5, "a"), w.connect(V5, "c"));
+    assert_ne!(w.clients[p].shard, w.clients[c].shard);
+    w.subscribe(known, "t", QoS::AtLeastOnce);
+    w.put(p, &Packet::Publish(retain("t", QoS::AtLeastOnce, "x")));
+    let mut raw = Vec::new();
+    let filters = SubscribeFilters::encode([("t", options(QoS::AtLeastOnce))], &mut raw);
+    let none = list(&[]);
+    let subscribe = Subscribe { packet_id: id(1), properties: none.as_properties(), filters };
+    w.put(c, &Packet::Subscribe(subscribe));
+    w.run();
+    assert_eq!(payloads(&w.drain(known)), ["x"]);
+    let frames = w.take(c);
+    assert_eq!(frames.len(), 2, "{frames:?}");
+    assert!(frames[1].publish().retain, "by its replay");
+    w.clients[c].received = frames[1..].to_vec();
+    assert_eq!(w.drain(c).len(), 1);
+    expect_balance(&w);
+}
