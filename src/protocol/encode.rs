@@ -166,7 +166,7 @@ fn put_suback(version: Version, suback: &SubAck<'_>, out: &mut Vec<u8>) {
             suback.properties.put(out);
             out.extend_from_slice(suback.reasons);
         }
-        // Before 5.0 there is one failure: 0x80.
+        // Before 5.0 there is one failure: 0x80 [3.1.1: MQTT-3.9.3-2].
         _ => out.extend(suback.reasons.iter().map(|&code| code.min(0x80))),
     }
 }

@@ -261,6 +261,20 @@ fn mqtt_3_2_2_6_without_a_code_that_says_it_there_is_no_connack() {
 }
 
 #[test]
+fn a_client_of_3_1_is_answered_in_its_form() {
+    let server = broker();
+    let connect = |name_and_level: &str, id: &str| {
+        packet(0x10, &format!("{name_and_level} 02 003C {:04X}'{id}'", id.len()))
+    };
+    answered(&server, &connect("0006'MQIsdp'03", ""), &[0x20, 0x02, 0x00, 0x02]);
+    answered(&server, &connect("0006'MQIsdp'04", "c"), &[0x20, 0x02, 0x00, 0x01]);
+    answered(&server, &packet(0x10, "0006'MQIsdp'03 42 003C 0001'c' 0001'p'"), &[]);
+    let mut peer = Peer::new(&server);
+    peer.send(&[connect("0006'MQIsdp'03", "c"), vec![0xE0, 0x00]].concat());
+    peer.expect_last(&[0x20, 0x02, 0x00, 0x00]);
+}
+
+#[test]
 fn mqtt_7_1_1_1_tcp_is_a_stream_of_bytes() {
     let server = broker();
     let bytes = [

@@ -59,13 +59,9 @@ impl Shard {
                 Err((reason, why)) => {
                     let version = self.sessions[index as usize].link.as_ref().map(|link| link.version);
                     detail = why;
-                    reasons.push(match version {
-                        Some(Version::V5) => reason as u8,
-                        // [3.1.1: MQTT-3.9.3-2]
-                        Some(Version::V4) => 0x80,
-                        // 3.1 has no code for a failure: its client cannot be told.
-                        _ => options.qos as u8,
-                    });
+                    // 3.1 has no code for a failure: its client cannot be told.
+                    let untold = version == Some(Version::V3);
+                    reasons.push(if untold { options.qos as u8 } else { reason as u8 });
                 }
             }
         }
