@@ -125,7 +125,7 @@ fn encode_header() -> Case {
             dup: false,
             qos: QoS::AtMostOnce,
             retain: false,
-            topic: black_box("site/17/dev/42/temp"),
+            topic: black_box(b"site/17/dev/42/temp"),
             packet_id: None,
             properties: &[],
             extra: &[],

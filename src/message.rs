@@ -104,8 +104,8 @@ impl Message {
         }
     }
 
-    /// The topic name. It is looked at once per message and shard, so the check that it is UTF-8 (some nanoseconds)
-    /// costs less than an allocation of its own would.
+    /// The topic name. Its bytes are checked to be UTF-8 once more each time, which costs less than an allocation of its
+    /// own would; where only the bytes matter, [`Message::topic_bytes`] saves even that.
     pub fn topic(&self) -> &str {
         std::str::from_utf8(self.topic_bytes()).expect("the topic was copied from a str")
     }

@@ -68,7 +68,7 @@ fn fan_out_writes_the_same(version: Version, publish: &Publish<'_>, bytes: &[u8]
         dup: publish.dup,
         qos: publish.qos,
         retain: publish.retain,
-        topic: publish.topic,
+        topic: publish.topic.as_bytes(),
         packet_id: publish.packet_id,
         properties: &[],
         extra: publish.properties.raw(),

@@ -33,6 +33,13 @@ impl PeerSet {
         *self != before
     }
 
+    /// Takes out the highest.
+    pub fn pop_last(&mut self) -> Option<PeerId> {
+        let last = PeerId(self.0.checked_ilog2()? as u16);
+        self.remove(last);
+        Some(last)
+    }
+
     /// Whether `peer` is one of them.
     pub fn contains(self, peer: PeerId) -> bool {
         self.0 & bit(peer) != 0
@@ -132,7 +139,11 @@ mod tests {
         let mut other = PeerSet::EMPTY;
         assert!(other.is_empty());
         other.insert(PeerId(5));
-        assert_eq!(set.union(other).len(), 3);
+        let mut both = set.union(other);
+        assert_eq!(
+            std::iter::from_fn(|| both.pop_last()).collect::<Vec<_>>(),
+            [PeerId(63), PeerId(5), PeerId(0)]
+        );
     }
 
     #[test]

@@ -131,7 +131,12 @@ impl Credits {
 struct Lane {
     items: Vec<Item>,
     bytes: usize,
+    /// How many the last batch had: this one will have about as many.
+    last_len: usize,
 }
+
+/// What is made room for at once; more than that comes too seldom to count on.
+const MOST_EXPECTED: usize = 1024;
 
 /// What waits to be told.
 #[derive(Debug)]
@@ -160,6 +165,9 @@ impl Outbox {
             self.own_items.push_back(item);
         } else {
             let lane = &mut self.lanes[usize::from(to.0)];
+            if lane.items.is_empty() {
+                lane.items.reserve(lane.last_len.min(MOST_EXPECTED));
+            }
             lane.bytes += size;
             lane.items.push(item);
         }
@@ -195,6 +203,7 @@ impl Outbox {
         }
         self.credits.pair(self.own, to).fetch_add(lane.bytes, Relaxed);
         let (items, bytes) = (std::mem::take(&mut lane.items), std::mem::take(&mut lane.bytes));
+        lane.last_len = items.len();
         Some(Batch { from: self.own, items, bytes })
     }
 

@@ -106,7 +106,12 @@ impl Route {
 }
 
 /// The routes that one shard has used lately.
-pub struct RouteCache(TopicCache<Arc<Route>>);
+pub struct RouteCache {
+    routes: TopicCache<Arc<Route>>,
+    /// The topic of the last message, and its route.
+    last_topic: Vec<u8>,
+    last: Option<Arc<Route>>,
+}
 
 impl Default for RouteCache {
     fn default() -> RouteCache {
@@ -117,23 +122,35 @@ impl Default for RouteCache {
 impl RouteCache {
     /// An empty cache.
     pub fn new() -> RouteCache {
-        RouteCache(TopicCache::new(CACHE_BYTES))
+        RouteCache { routes: TopicCache::new(CACHE_BYTES), last_topic: Vec::new(), last: None }
+    }
+
+    /// The route that was last remembered, if it is that of `topic` and Interest is still at `generation`.
+    pub fn last(&self, topic: &[u8], generation: u64) -> Option<&Arc<Route>> {
+        self.last.as_ref().filter(|route| route.generation == generation && self.last_topic == topic)
+    }
+
+    /// Remembers the route of the last message.
+    pub fn remember(&mut self, topic: &str, route: &Arc<Route>) {
+        self.last_topic.clear();
+        self.last_topic.extend_from_slice(topic.as_bytes());
+        self.last = Some(Arc::clone(route));
     }
 
     /// The route of `topic`, if it is known and Interest is still at `generation`.
     pub fn get(&mut self, topic: &str, generation: u64) -> Option<&Arc<Route>> {
-        self.0.get(topic, generation)
+        self.routes.get(topic, generation)
     }
 
     /// Remembers the route of `topic`. Routes larger than the whole cache are not kept.
     pub fn insert(&mut self, topic: &str, route: Arc<Route>) {
         let bytes = route.bytes();
-        self.0.insert(topic, route.generation, route, bytes);
+        self.routes.insert(topic, route.generation, route, bytes);
     }
 
     /// The bytes that its routes count for.
     pub fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.routes.bytes()
     }
 }
 

@@ -106,6 +106,18 @@ impl Shared {
         removed.existed
     }
 
+    /// The same as [`Shared::route`] for the topic that it was last asked for, if it was this one: most messages go where
+    /// the one before them went.
+    pub fn last_route(
+        &self,
+        cache: &RouteCache,
+        topic: &[u8],
+        publisher: Option<QueueId>,
+    ) -> Option<Arc<Route>> {
+        let route = cache.last(topic, self.generation.load(Ordering::SeqCst))?;
+        (!route.excludes(publisher)).then(|| Arc::clone(route))
+    }
+
     /// Where a message to `topic` goes that `publisher` published, from the shard's cache where that is still true.
     pub fn route(&self, cache: &mut RouteCache, topic: &str, publisher: Option<QueueId>) -> Arc<Route> {
         let generation = self.generation.load(Ordering::SeqCst);
@@ -117,6 +129,7 @@ impl Shared {
                 route
             }
         };
+        cache.remember(topic, &route);
         if route.excludes(publisher) { Arc::new(self.interest().route(topic, publisher)) } else { route }
     }
 

@@ -131,7 +131,7 @@ fn put_publish(version: Version, publish: &Publish<'_>, out: &mut Vec<u8>) {
         dup: publish.dup,
         qos: publish.qos,
         retain: publish.retain,
-        topic: publish.topic,
+        topic: publish.topic.as_bytes(),
         packet_id: publish.packet_id,
         properties: publish.properties.raw(),
         extra: &[],

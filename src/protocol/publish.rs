@@ -13,8 +13,8 @@ pub struct PublishHeader<'a> {
     pub qos: QoS,
     /// RETAIN.
     pub retain: bool,
-    /// A valid topic name; empty only in 5.0 beside a Topic Alias.
-    pub topic: &'a str,
+    /// A valid topic name as it stands on the wire; empty only in 5.0 beside a Topic Alias.
+    pub topic: &'a [u8],
     /// Present exactly when `qos` is above 0.
     pub packet_id: Option<PacketId>,
     /// Encoded properties without their length prefix; not written before 5.0.
@@ -44,7 +44,7 @@ impl PublishHeader<'_> {
         out.reserve(1 + wire::variable_len(remaining) + remaining - self.payload_len);
         out.push(first_byte(self.dup, self.qos, self.retain));
         wire::put_variable(remaining, out);
-        wire::put_str(self.topic, out);
+        wire::put_binary(self.topic, out);
         if let Some(packet_id) = self.packet_id {
             out.extend_from_slice(&packet_id.get().to_be_bytes());
         }
@@ -89,7 +89,7 @@ mod tests {
             dup: false,
             qos,
             retain: false,
-            topic: "a/b",
+            topic: b"a/b",
             packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(7) },
             properties,
             extra,

@@ -45,7 +45,7 @@ impl Inbound {
 /// The aliases that this connection's client has been told.
 #[derive(Debug)]
 pub struct Outbound {
-    aliases: HashMap<Box<str>, u16, foldhash::fast::FixedState>,
+    aliases: HashMap<Box<[u8]>, u16, foldhash::fast::FixedState>,
     maximum: u16,
 }
 
@@ -55,8 +55,8 @@ impl Outbound {
         Outbound { aliases: HashMap::default(), maximum }
     }
 
-    /// The alias of `topic` and whether the client knows it already; `None` when all are given.
-    pub fn alias(&mut self, topic: &str) -> Option<(u16, bool)> {
+    /// The alias of the topic name `topic` and whether the client knows it already; `None` when all are given.
+    pub fn alias(&mut self, topic: &[u8]) -> Option<(u16, bool)> {
         if let Some(alias) = self.aliases.get(topic) {
             return Some((*alias, true));
         }

@@ -208,7 +208,7 @@ impl Link {
             dup,
             qos: delivery.qos,
             retain: delivery.retain,
-            topic: message.topic(),
+            topic: message.topic_bytes(),
             packet_id,
             properties: message.properties(),
             extra: &[],
@@ -234,7 +234,7 @@ impl Link {
             encode_property(Property::TopicAlias(alias), &mut aliased);
             header.extra = &aliased;
             if known {
-                header.topic = "";
+                header.topic = b"";
             }
         }
         header.encode(self.version, self.outbound.buf());

@@ -90,7 +90,7 @@ impl Frames {
                 dup: false,
                 qos,
                 retain: false,
-                topic: message.topic(),
+                topic: message.topic_bytes(),
                 packet_id: (qos > QoS::AtMostOnce).then_some(PacketId::MIN),
                 properties: message.properties(),
                 extra: cx.scratch,

@@ -62,7 +62,8 @@ impl Shard {
         };
         let told = version == Version::V5 && packet_id.is_some();
         let origin = Origin { received, will_of: None, told };
-        let checked = self.check_topic(message.topic()).and(self.check_publish_access(message.topic()));
+        let topic = message.topic();
+        let checked = self.check_topic(topic).and_then(|()| self.check_publish_access(topic));
         let outcome = match checked {
             Ok(()) => self.publish(now, message, origin),
             Err(refusal) => Err(refusal),
@@ -185,6 +186,9 @@ impl Shard {
     /// Where a message goes, as Interest says now.
     fn route(&mut self, message: &Message) -> Arc<Route> {
         let publisher = message.publisher.map(|publisher| publisher.queue);
+        if let Some(route) = self.shared.last_route(&self.routes, message.topic_bytes(), publisher) {
+            return route;
+        }
         self.shared.route(&mut self.routes, message.topic(), publisher)
     }
 
@@ -234,9 +238,13 @@ impl Shard {
             return Published { reason: ReasonCode::NoMatchingSubscribers, ticket };
         }
         self.core.stats.deliveries.add(route.durable_takers(message.version) as u64);
-        let homes = route.homes;
-        for peer in homes.iter() {
-            self.outbox.push(peer, Item::Forward(message.clone(), route.clone()));
+        let mut others = route.homes;
+        if let Some(last) = others.pop_last() {
+            for peer in others.iter() {
+                self.outbox.push(peer, Item::Forward(message.clone(), route.clone()));
+            }
+            // Most messages have one home: it is given what the others need a copy of.
+            self.outbox.push(last, Item::Forward(message, route));
         }
         Published { reason: ReasonCode::Success, ticket }
     }
