@@ -132,7 +132,7 @@ impl Driver {
             12 => self.release(argument),
             13 => self.advance(argument),
             14 => self.stray(argument),
-            _ if argument % 4 == 0 => self.detach(),
+            _ if argument.is_multiple_of(4) => self.detach(),
             _ => self.ping(),
         }
         self.take_in();
