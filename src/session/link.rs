@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::parked::Parked;
 use super::{Context, Delivery, alias};
 use crate::limits::Limits;
 use crate::outbound::Outbound;
@@ -51,6 +52,10 @@ pub struct Link {
     pub accounted: usize,
     /// When the last packet arrived.
     pub last_packet: Instant,
+    /// Why nothing is read from it at present.
+    pub paused: Option<Pause>,
+    /// What it published and a full queue holds back.
+    pub parked: Option<Box<Parked>>,
     held: Option<Box<Held>>,
 }
 
@@ -78,6 +83,17 @@ pub enum Answer {
     PubAck,
     /// Nothing more.
     Other,
+}
+
+/// Why nothing is read from a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// A peer has to catch up before more is published.
+    Lanes,
+    /// A full queue rejects what it publishes, and no more can be parked.
+    Full,
+    /// It does not read what it is answered.
+    Unread,
 }
 
 /// Whether a PUBLISH could be written.
@@ -113,6 +129,8 @@ impl Link {
             unacknowledged: 0,
             accounted: 0,
             last_packet: now,
+            paused: None,
+            parked: None,
             held: None,
         };
         for property in connect.properties.iter() {
@@ -181,6 +199,12 @@ impl Link {
     /// The bytes that are still to send, those that wait for the disk included.
     pub fn unsent(&self) -> usize {
         self.outbound.len() + self.held.as_ref().map_or(0, |held| held.bytes.len())
+    }
+
+    /// Whether the client does not read what it is answered: deliveries keep within `limit`, answers may go past it by
+    /// a quarter.
+    pub fn is_unread(&self, limit: usize) -> bool {
+        self.unsent() > limit + limit / 4
     }
 
     /// Whether the outbound buffer takes `size` bytes more: below the limit, or empty, for one packet

@@ -4,6 +4,7 @@
 pub mod alias;
 pub mod inflight;
 pub mod link;
+pub mod parked;
 pub mod queue;
 mod receive;
 pub mod run;

@@ -9,6 +9,7 @@ mod process;
 #[path = "../common/world.rs"]
 mod world;
 
+mod back_pressure;
 mod odd_environment;
 
 /// Defaults but for two shards and a port of its own.

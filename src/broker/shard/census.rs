@@ -73,7 +73,6 @@ impl Shard {
             groups: self.groups.len(),
             replays: self.replays.len(),
             timers: self.timers.len(),
-            paused: self.paused.len(),
             ..Census::default()
         };
         for (_, session) in &self.sessions {
@@ -83,6 +82,7 @@ impl Shard {
             census.longest_queue = census.longest_queue.max(session.queued());
             if let Some(link) = &session.link {
                 census.connected += 1;
+                census.paused += usize::from(link.paused.is_some() || link.parked.is_some());
                 census.largest_outbound = census.largest_outbound.max(link.unsent());
             }
         }

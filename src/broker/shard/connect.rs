@@ -274,10 +274,10 @@ impl Shard {
         let will_now = session.will.as_ref().is_some_and(|will| will.delay == 0);
         let timeout = session.next_timeout();
         let client_id = session.client_id.clone();
+        self.forget_parked(&link);
         self.closed.push_back(Closed { connection, client_id, outbound: link.outbound, reason });
         self.core.account(link.accounted, 0);
         self.core.stats.connected.sub(1);
-        self.paused.retain(|paused| paused.connection != connection);
         self.return_to_groups(now, connection.session);
         if will_now {
             self.publish_will(now, connection.session);

@@ -4,6 +4,7 @@
 mod census;
 mod connect;
 mod deliver;
+mod pause;
 mod publish;
 mod replay;
 mod subscribe;
@@ -36,6 +37,7 @@ use crate::session::{Action, Context, Session};
 use crate::stats::Stats;
 use crate::store::Store;
 
+use pause::Waiting;
 use replay::Replays;
 
 pub use census::Census;
@@ -129,24 +131,6 @@ pub struct ShardSettings {
     pub credits: Arc<Credits>,
 }
 
-/// A connection that is not read from.
-#[derive(Clone, Copy, Debug)]
-struct Paused {
-    connection: ConnectionId,
-    cause: Cause,
-}
-
-/// What has to change before a connection is read from again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// A peer that is behind.
-    Peer,
-    /// A full queue, since then.
-    Queue(Instant),
-    /// Its own client, which asks and takes no answers, or the disk that they wait for.
-    Answers,
-}
-
 /// A shard.
 pub struct Shard {
     settings: ShardSettings,
@@ -164,10 +148,8 @@ pub struct Shard {
     sys: SysTopics,
     dirty: VecDeque<ConnectionId>,
     closed: VecDeque<Closed>,
-    paused: Vec<Paused>,
+    waiting: Waiting,
     resumed: VecDeque<ConnectionId>,
-    /// When publishers that a full queue holds back look again.
-    retry_at: Option<Instant>,
     /// When retained messages were last found at their limit and gone through.
     retained_full: Option<Instant>,
     run: Run,
@@ -261,9 +243,8 @@ impl Shard {
             sys,
             dirty: VecDeque::new(),
             closed: VecDeque::new(),
-            paused: Vec::new(),
+            waiting: Waiting::default(),
             resumed: VecDeque::new(),
-            retry_at: None,
             retained_full: None,
             run: Run::default(),
             run_messages: Vec::new(),
@@ -304,42 +285,54 @@ impl Shard {
         connection: ConnectionId,
         bytes: &[u8],
     ) -> Result<Step, ProtocolError> {
-        let (max, over_credit) = (self.core.limits.max_packet_size, self.outbox.over_credit());
-        let Some(session) = live(&mut self.sessions, connection) else { return Ok(Step::Closed) };
-        let Some(link) = &mut session.link else { return Ok(Step::Closed) };
-        let Some(len) = codec::frame(Some(link.version), bytes, max)?.filter(|len| *len <= bytes.len())
-        else {
+        let max = self.core.limits.max_packet_size;
+        let Some(link) = self.link_of(connection) else { return Ok(Step::Closed) };
+        let version = link.version;
+        let Some(len) = codec::frame(Some(version), bytes, max)?.filter(|len| *len <= bytes.len()) else {
             return Ok(Step::Incomplete);
         };
-        let cause = if link.unsent() > 2 * self.core.limits.outbound_buffer {
-            // Whatever it sends may want an answer, and there is no bound to answers but this.
-            Some(Cause::Answers)
-        } else {
-            (over_credit && bytes[0] >> 4 == PUBLISH).then_some(Cause::Peer)
-        };
-        if let Some(cause) = cause {
-            self.paused.push(Paused { connection, cause });
+        if self.pauses(connection, bytes[0]) {
             return Ok(Step::Paused);
         }
-        let packet = codec::decode(link.version, &bytes[..len])?;
-        link.last_packet = now;
-        let mut cx = self.core.context(now);
-        let action = session.receive(packet, &mut cx)?;
-        self.tell_settled(connection.session);
-        let step = self.act(now, connection, action)?.unwrap_or(Step::Packet(len));
-        if !matches!(step, Step::Paused) {
-            self.core.stats.packets_received.add(1);
+        let frame = &bytes[..len];
+        let packet = codec::decode(version, frame)?;
+        if let Some(link) = self.link_of(connection) {
+            link.last_packet = now;
         }
-        Ok(step)
+        if let Some(step) = self.park_behind(now, connection, frame) {
+            return Ok(step);
+        }
+        Ok(match self.take_packet(now, connection, packet)? {
+            Taken::Whole => Step::Packet(len),
+            Taken::Full => self.park(now, connection, frame),
+            Taken::Last => Step::Closed,
+        })
     }
 
-    /// Does what a packet asked for; `None` to go on with the next packet.
+    /// Deals with a packet.
+    fn take_packet(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        packet: Packet<'_>,
+    ) -> Result<Taken, ProtocolError> {
+        let Some(session) = live(&mut self.sessions, connection) else { return Ok(Taken::Last) };
+        let action = session.receive(packet, &mut self.core.context(now))?;
+        self.tell_settled(connection.session);
+        let taken = self.act(now, connection, action)?;
+        if taken != Taken::Full {
+            self.core.stats.packets_received.add(1);
+        }
+        Ok(taken)
+    }
+
+    /// Does what a packet asked for.
     fn act(
         &mut self,
         now: Instant,
         connection: ConnectionId,
         action: Action<'_>,
-    ) -> Result<Option<Step>, ProtocolError> {
+    ) -> Result<Taken, ProtocolError> {
         match action {
             Action::None => {}
             Action::Publish(message, packet_id) => {
@@ -349,14 +342,14 @@ impl Shard {
             Action::Unsubscribe(unsubscribe) => self.unsubscribe(now, connection.session, &unsubscribe)?,
             Action::Disconnect { with_will } => {
                 self.detach(now, connection, with_will, CloseReason::Disconnected);
-                return Ok(Some(Step::Closed));
+                return Ok(Taken::Last);
             }
         }
-        Ok(None)
+        Ok(Taken::Whole)
     }
 
     /// After a session did something: tells the groups what is settled, lists it for the flusher, and
-    /// lets its retained replay and its reading go on.
+    /// lets its retained replay go on.
     fn after_progress(&mut self, index: u32) {
         self.tell_settled(index);
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
@@ -367,12 +360,6 @@ impl Shard {
             if !link.dirty && !link.outbound.is_empty() {
                 link.dirty = true;
                 self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
-            }
-            if !self.paused.is_empty() && link.unsent() <= self.core.limits.outbound_buffer {
-                let connection = ConnectionId { session: index, generation: link.generation };
-                resume(&mut self.paused, &mut self.resumed, |paused| {
-                    paused.connection == connection && paused.cause == Cause::Answers
-                });
             }
         }
         if session.is_idle(self.core.outbound_limit) {
@@ -416,6 +403,7 @@ impl Shard {
         let Some(index) = self.session_of(connection).map(|_| connection.session) else { return };
         let session = &mut self.sessions[index as usize];
         session.pump(&mut self.core.context(now));
+        self.was_read(now, connection);
         self.after_progress(index);
     }
 
@@ -437,14 +425,6 @@ impl Shard {
     /// The next connection that the shard has let go of.
     pub fn next_closed(&mut self) -> Option<Closed> {
         self.closed.pop_front()
-    }
-
-    /// The next paused connection that may go on.
-    pub fn next_resumed(&mut self) -> Option<ConnectionId> {
-        if !self.paused.is_empty() && !self.outbox.over_credit() {
-            resume(&mut self.paused, &mut self.resumed, |paused| paused.cause == Cause::Peer);
-        }
-        self.resumed.pop_front()
     }
 
     /// Whether something waits that the flusher has to see to.
@@ -516,15 +496,6 @@ impl Shard {
     }
 }
 
-/// Lets the paused connections that `goes_on` picks go on.
-fn resume(
-    paused: &mut Vec<Paused>,
-    resumed: &mut VecDeque<ConnectionId>,
-    goes_on: impl Fn(&mut Paused) -> bool,
-) {
-    resumed.extend(paused.extract_if(.., |paused| goes_on(paused)).map(|paused| paused.connection));
-}
-
 /// The session that has this connection at present.
 fn live(sessions: &mut Slab<Session>, connection: ConnectionId) -> Option<&mut Session> {
     let session = sessions.get_mut(connection.session as usize)?;
@@ -532,6 +503,7 @@ fn live(sessions: &mut Slab<Session>, connection: ConnectionId) -> Option<&mut S
     live.then_some(session)
 }
 
+/// How far the bytes of a connection were taken.
 enum Step {
     Packet(usize),
     Incomplete,
@@ -539,8 +511,15 @@ enum Step {
     Closed,
 }
 
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Whole,
+    /// Nothing: a queue is full, and the client's version has no way to be told.
+    Full,
+    /// The connection ended with it.
+    Last,
+}
+
 /// Properties of packets that carry none.
 const NO_PROPERTIES: Properties<'static> = Properties::EMPTY;
-
-/// The type of PUBLISH in a packet's first byte.
-const PUBLISH: u8 = 3;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Cause, ConnectionId, Paused, Shard, Step, numbered};
+use super::{ConnectionId, Shard, Taken, numbered};
 use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
@@ -45,16 +45,16 @@ impl From<Refusal> for ProtocolError {
 }
 
 impl Shard {
-    /// A PUBLISH from a client; `None` when the next packet may follow.
+    /// A PUBLISH from a client.
     pub(super) fn publish_from(
         &mut self,
         now: Instant,
         connection: ConnectionId,
         message: Message,
         packet_id: Option<PacketId>,
-    ) -> Result<Option<Step>, ProtocolError> {
+    ) -> Result<Taken, ProtocolError> {
         let (qos, payload) = (message.qos, message.payload().len() as u64);
-        let Some(session) = self.session_of(connection) else { return Ok(Some(Step::Closed)) };
+        let Some(session) = self.session_of(connection) else { return Ok(Taken::Last) };
         let version = session.link.as_ref().map_or(Version::V5, |link| link.version);
         let received = match (packet_id, qos) {
             (Some(id), QoS::ExactlyOnce) if session.persistent => Some((session.queue_id, id)),
@@ -70,48 +70,42 @@ impl Shard {
         };
         let (reason, detail, ticket) = match outcome {
             Ok(published) => (published.reason, "", published.ticket),
-            Err(refusal) => match self.refuse(now, connection, version, packet_id, &refusal)? {
-                Refused::Paused => return Ok(Some(Step::Paused)),
-                Refused::Answered(reason) => (reason, refusal.detail, Ticket(0)),
+            Err(refusal) => match self.refuse(version, packet_id, &refusal)? {
+                None => return Ok(Taken::Full),
+                Some(reason) => (reason, refusal.detail, Ticket(0)),
             },
         };
         self.core.stats.publish_received.add(1);
         self.core.stats.publish_bytes_received.add(payload);
-        if !self.paused.is_empty() {
-            self.paused.retain(|paused| paused.connection != connection);
-        }
         if let Some(packet_id) = packet_id {
             let mut cx = self.core.context(now);
             // Before 5.0 an acknowledgement has no reason to give.
             let session = &mut self.sessions[connection.session as usize];
             session.published(packet_id, qos, reason, detail, ticket, &mut cx)?;
+            if let Some(parked) = session.link.as_mut().and_then(|link| link.parked.as_mut()) {
+                parked.since = now;
+            }
         }
-        Ok(None)
+        Ok(Taken::Whole)
     }
 
-    /// How a refusal reaches its publisher: a reason code in 5.0; before that, a wait for a full queue
+    /// How a refusal reaches its publisher: a reason code in 5.0; before that, a wait for a full queue (`None`)
     /// and plain success for the rest, which is counted.
     fn refuse(
         &mut self,
-        now: Instant,
-        connection: ConnectionId,
         version: Version,
         packet_id: Option<PacketId>,
         refusal: &Refusal,
-    ) -> Result<Refused, ProtocolError> {
+    ) -> Result<Option<ReasonCode>, ProtocolError> {
         if refusal.reason == ReasonCode::TopicNameInvalid && (version < Version::V5 || packet_id.is_none()) {
             return Err(ProtocolError::new(refusal.reason, refusal.detail));
         }
         let full = refusal.reason == ReasonCode::QuotaExceeded;
         if full && packet_id.is_some() && version < Version::V5 {
-            if !self.paused.iter().any(|paused| paused.connection == connection) {
-                self.paused.push(Paused { connection, cause: Cause::Queue(now) });
-                self.retry_at = Some(now);
-            }
-            return Ok(Refused::Paused);
+            return Ok(None);
         }
         self.core.stats.count_drop(refusal.drop_reason, 1);
-        Ok(Refused::Answered(if version == Version::V5 { refusal.reason } else { ReasonCode::Success }))
+        Ok(Some(if version == Version::V5 { refusal.reason } else { ReasonCode::Success }))
     }
 
     /// The limits on a topic name.
@@ -259,11 +253,6 @@ pub(super) struct Origin {
     pub(super) will_of: Option<QueueId>,
     /// Its publisher can be told a reason.
     pub(super) told: bool,
-}
-
-enum Refused {
-    Paused,
-    Answered(ReasonCode),
 }
 
 fn keep(retained: &mut Retained, message: &Arc<Message>, clears: bool) {

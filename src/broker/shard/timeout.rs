@@ -1,38 +1,22 @@
 //! What time does to a shard: keepalive, wills that are due, sessions that expire, publishers that
 //! have waited too long, `$SYS`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::connect::keep_alive_limit;
 use super::publish::Origin;
-use super::{Cause, ConnectionId, Paused, Shard};
+use super::{ConnectionId, Shard};
 use crate::broker::timers::NEVER;
 use crate::message::{Message, MessageId, MessageParts};
 use crate::protocol::packet::QoS;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::session::link::Pause;
 use crate::stats::DropReason;
-
-/// How often a publisher that waits for a full queue looks again.
-const FULL_RETRY: Duration = Duration::from_millis(100);
-
-impl Paused {
-    /// Since when a full queue holds it back, if one does.
-    fn full_since(&self) -> Option<Instant> {
-        match self.cause {
-            Cause::Queue(since) => Some(since),
-            Cause::Peer | Cause::Answers => None,
-        }
-    }
-}
 
 impl Shard {
     /// When [`Shard::on_timeout`] is next needed.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let full = self.paused.iter().filter_map(Paused::full_since).min().map(|since| {
-            // The next multiple of the retry interval: told from the last retry, kept in `retry_at`.
-            self.retry_at.unwrap_or(since + FULL_RETRY)
-        });
-        [self.timers.next(), self.sys.next(), full].into_iter().flatten().min()
+        [self.timers.next(), self.sys.next(), self.waiting.next_retry()].into_iter().flatten().min()
     }
 
     /// Does whatever is due.
@@ -56,8 +40,7 @@ impl Shard {
         let limit = keep_alive_limit(link.keep_alive);
         let deadline = link.last_packet + limit;
         // Nothing is read from a paused one, so its silence means nothing, unless it is paused for not reading itself.
-        let excuses = |cause| cause != Cause::Answers || link.outbound.is_empty();
-        if self.paused.iter().any(|paused| paused.connection == connection && excuses(paused.cause)) {
+        if link.paused.is_some_and(|pause| pause != Pause::Unread || link.outbound.is_empty()) {
             self.arm(index, now + limit);
         } else if deadline > now {
             self.arm(index, deadline);
@@ -84,27 +67,6 @@ impl Shard {
         if let Some(at) = self.sessions[index as usize].next_timeout() {
             self.arm(index, at);
         }
-    }
-
-    /// Publishers that a full queue holds back try again, or have waited long enough.
-    fn retry_full(&mut self, now: Instant) {
-        self.retry_at = None;
-        let patience = self.core.limits.reject_timeout;
-        let mut waited = Vec::new();
-        for paused in &self.paused {
-            match paused.full_since() {
-                Some(since) if now >= since + patience => waited.push(paused.connection),
-                Some(_) => self.retry_at = Some(now + FULL_RETRY),
-                None => {}
-            }
-        }
-        for connection in waited {
-            let error =
-                ProtocolError::new(ReasonCode::QuotaExceeded, "a queue stayed full for the reject timeout");
-            self.close(now, connection, error);
-        }
-        let full = self.paused.iter().filter(|paused| paused.full_since().is_some());
-        self.resumed.extend(full.map(|paused| paused.connection));
     }
 
     fn update_sys(&mut self, now: Instant) {
