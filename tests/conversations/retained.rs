@@ -111,17 +111,19 @@ fn a_replay_goes_on_in_the_next_connection() {
 
 #[test]
 fn unsubscribing_ends_a_replay() {
-    let mut w = World::new(1);
-    retain_many(&mut w, 100);
-    let c = open_with(&mut w, "c", true, &[Property::ReceiveMaximum(5)]);
-    w.subscribe(c, "t/#", QoS::AtLeastOnce);
-    assert_eq!(w.take(c).len(), 5);
-    w.unsubscribe(c, "t/#");
-    for packet_id in 1..=5 {
-        w.send(c, &Packet::PubAck(ack_of(id(packet_id))));
+    for kept in [0, 100] {
+        let mut w = World::new(1);
+        retain_many(&mut w, 100);
+        let c = open_with(&mut w, "c", true, &[expiry(kept), Property::ReceiveMaximum(5)]);
+        w.subscribe(c, "t/#", QoS::AtLeastOnce);
+        assert_eq!(w.take(c).len(), 5);
+        w.unsubscribe(c, "t/#");
+        for packet_id in 1..=5 {
+            w.send(c, &Packet::PubAck(ack_of(id(packet_id))));
+        }
+        assert_eq!(w.take(c), []);
+        assert_eq!(w.shards[0].census().replays, 0);
     }
-    assert_eq!(w.take(c), []);
-    assert_eq!(w.shards[0].census().replays, 0);
 }
 
 #[test]
