@@ -188,9 +188,12 @@ fn mqtt_3_1_2_24_maximum_packet_size() {
     let mut w = World::new(1);
     let p = w.connect(V5, "p");
     // 2 + 2 + 1 for the fixed header, the topic and the properties, and 2 for a packet id.
-    for (qos, overhead) in [(QoS::AtMostOnce, 6), (QoS::AtLeastOnce, 8), (QoS::ExactlyOnce, 8)] {
+    let overheads = [(QoS::AtMostOnce, 6), (QoS::AtLeastOnce, 8), (QoS::ExactlyOnce, 8)];
+    // With an identifier of its own, which takes two bytes, a client gets no ready-made packets.
+    for (i, (qos, overhead)) in overheads.into_iter().chain(overheads).enumerate() {
+        let (identifier, overhead) = if i < 3 { (0, overhead) } else { (1, overhead + 2) };
         let c = open_with(&mut w, "c", true, &[Property::MaximumPacketSize(100)]);
-        w.subscribe(c, "t", qos);
+        w.subscribe_with(c, "t", options(qos), identifier);
         for len in 80..120 {
             w.publish(p, "t", qos, &"x".repeat(len));
         }
