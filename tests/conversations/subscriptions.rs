@@ -230,3 +230,20 @@ fn a_request_and_its_response() {
     let expected = [Property::CorrelationData(b"\x00\x01 one")];
     assert_eq!(frame.publish().properties.iter().collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn no_local_is_about_live_messages() {
+    // What is retained has no publisher any more: who subscribes is told it, whoever it came from. Brokers differ here,
+    // for the standard does not say; a client that asks to be told (Retain Handling 0) is told.
+    for shards in [1, 3] {
+        let mut w = World::new(shards);
+        for c in both_kinds(&mut w) {
+            let own = Publish { retain: true, ..message("t", QoS::AtLeastOnce, "own") };
+            w.publish_with(c, &own);
+            w.subscribe_with(c, "t", no_local(QoS::AtLeastOnce), 0);
+            assert_eq!(payloads(&w.drain(c)), ["own"]);
+            w.publish_with(c, &own);
+            assert_eq!(w.drain(c), [], "live, it is its own");
+        }
+    }
+}
