@@ -83,6 +83,11 @@ impl Group {
         self.queue.len()
     }
 
+    /// How many messages count against its limits: those that wait, are given, or are on their way here.
+    pub fn reserved(&self) -> u64 {
+        self.meter.messages()
+    }
+
     /// How many members it has.
     pub fn members(&self) -> usize {
         self.roster.members.len()

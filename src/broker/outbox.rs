@@ -122,6 +122,11 @@ impl Credits {
         Credits { peers, outstanding: (0..peers * peers).map(|_| AtomicUsize::new(0)).collect() }
     }
 
+    /// The bytes under way from one peer to another.
+    pub fn under_way(&self, from: PeerId, to: PeerId) -> usize {
+        self.pair(from, to).load(Relaxed)
+    }
+
     fn pair(&self, from: PeerId, to: PeerId) -> &AtomicUsize {
         &self.outstanding[usize::from(from.0) * self.peers + usize::from(to.0)]
     }
@@ -223,7 +228,7 @@ impl Outbox {
             return true;
         }
         self.lanes.iter().enumerate().any(|(to, lane)| {
-            let under_way = self.credits.pair(self.own, PeerId(to as u16)).load(Relaxed);
+            let under_way = self.credits.under_way(self.own, PeerId(to as u16));
             lane.bytes + under_way > self.limit
         })
     }

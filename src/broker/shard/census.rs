@@ -26,6 +26,8 @@ pub struct Census {
     pub queued: usize,
     /// Messages sent, or bound to be, and not acknowledged.
     pub unacknowledged: usize,
+    /// Places taken in the limits of durable queues, by what they hold and by what is on its way to them.
+    pub reserved: u64,
     /// Retained messages still to be read for subscriptions that asked for them: how many subscriptions.
     pub replays: usize,
     /// Timers that are set.
@@ -53,6 +55,7 @@ impl Census {
             members: self.members + other.members,
             queued: self.queued + other.queued,
             unacknowledged: self.unacknowledged + other.unacknowledged,
+            reserved: self.reserved + other.reserved,
             replays: self.replays + other.replays,
             timers: self.timers + other.timers,
             paused: self.paused + other.paused,
@@ -80,6 +83,7 @@ impl Shard {
             census.queued += session.queued();
             census.unacknowledged += session.unacknowledged();
             census.longest_queue = census.longest_queue.max(session.queued());
+            census.reserved += session.meter.as_ref().map_or(0, |meter| meter.messages());
             if let Some(link) = &session.link {
                 census.connected += 1;
                 census.paused += usize::from(link.paused.is_some() || link.parked.is_some());
@@ -90,6 +94,7 @@ impl Shard {
             census.members += group.members();
             census.queued += group.queued();
             census.longest_queue = census.longest_queue.max(group.queued());
+            census.reserved += group.reserved();
         }
         census
     }

@@ -1,0 +1,431 @@
+//! The broker's side of a run: shards, the lanes between them, the disk, the clock and the transports, each as slow as
+//! the plan says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use weirmq::broker::outbox::{Batch, Credits, Item};
+use weirmq::broker::retained::RetainedLimits;
+use weirmq::broker::shard::{CloseReason, Closed, ConnectionId, ReceiveState, Shard, ShardSettings};
+use weirmq::broker::shared::Shared;
+use weirmq::limits::Overflow;
+use weirmq::message::PeerId;
+use weirmq::outbound::Outbound;
+use weirmq::protocol::packet::{QoS, Version};
+use weirmq::protocol::reason::{ProtocolError, ReasonCode};
+use weirmq::stats::Stats;
+
+use super::client::{Client, Left, Mark, Socket};
+use super::ledger::{Ledger, Tick, WillFate};
+use super::plan::{Plan, Role};
+use super::store::SimStore;
+use super::trace::Trace;
+
+/// One run.
+pub struct Sim {
+    pub trace: Trace,
+    pub rng: Rng,
+    pub plan: Plan,
+    pub start: Instant,
+    pub now: Instant,
+    pub shards: Vec<Shard>,
+    pub stats: Vec<Arc<Stats>>,
+    pub shared: Arc<Shared>,
+    pub credits: Arc<Credits>,
+    /// By sender and receiver.
+    pub lanes: BTreeMap<(usize, usize), VecDeque<Batch>>,
+    pub store: SimStore,
+    /// The durable position that each shard has been told of.
+    pub told: Vec<u64>,
+    pub clients: Vec<Client>,
+    pub sockets: BTreeMap<u32, Socket>,
+    pub last_socket: u32,
+    /// Sockets with bytes that their transport did not take.
+    pub blocked: BTreeSet<u32>,
+    pub ledger: Ledger,
+    pub tick: Tick,
+    /// The run is over: clients finish what they have begun.
+    pub draining: bool,
+    pub taken: u64,
+}
+
+impl Sim {
+    pub fn new(seed: u64, shown: usize) -> Sim {
+        let mut rng = Rng::with_seed(seed);
+        let plan = Plan::new(&mut rng);
+        let start = Instant::now();
+        let shared = Arc::new(Shared::new(RetainedLimits {
+            messages: plan.limits.retained_messages,
+            bytes: plan.limits.retained_bytes,
+        }));
+        let stats: Vec<Arc<Stats>> = (0..plan.shards).map(|_| Arc::new(Stats::default())).collect();
+        let credits = Arc::new(Credits::new(plan.shards.into()));
+        let store = SimStore::default();
+        let settings = |id| ShardSettings {
+            id: PeerId(id),
+            peers: plan.shards,
+            seed: seed.wrapping_add(id.into()),
+            limits: Arc::new(plan.limits.clone()),
+            share_rules: plan.share_rules.clone().into(),
+            queue_rules: vec![plan.rule.clone()].into(),
+            sys_interval: Duration::ZERO,
+            stats: stats.clone().into(),
+            credits: credits.clone(),
+        };
+        let shard = |id| Shard::new(settings(id), shared.clone(), Box::new(store.clone()), start);
+        let shards: Vec<Shard> = (0..plan.shards).map(shard).collect();
+        let mut sim = Sim {
+            clients: Vec::new(),
+            trace: Trace::new(shown),
+            told: vec![0; shards.len()],
+            now: start,
+            start,
+            shards,
+            stats,
+            shared,
+            credits,
+            lanes: BTreeMap::new(),
+            store,
+            sockets: BTreeMap::new(),
+            last_socket: 0,
+            blocked: BTreeSet::new(),
+            ledger: Ledger::default(),
+            tick: 0,
+            draining: false,
+            taken: 0,
+            rng,
+            plan,
+        };
+        sim.ledger.rejects = sim.plan.rule.overflow == Overflow::Reject && sim.plan.rule.max_messages > 0;
+        for (role, version) in sim.plan.clients.clone() {
+            sim.add_client(role, version);
+        }
+        sim
+    }
+
+    /// A client that has never been connected.
+    pub fn add_client(&mut self, role: Role, version: Version) -> usize {
+        let index = self.clients.len();
+        self.clients.push(Client {
+            id: format!("c{index}"),
+            role,
+            version,
+            shard: index % self.shards.len(),
+            socket: None,
+            session: None,
+            left: None,
+            sending: VecDeque::new(),
+            receiving: BTreeMap::new(),
+            last_id: 0,
+            will_due: None,
+            retired: false,
+        });
+        index
+    }
+
+    pub fn next_tick(&mut self) -> Tick {
+        self.tick += 1;
+        self.tick
+    }
+
+    /// One turn of a shard: inbox, own work, then lanes, then sockets.
+    pub fn turn(&mut self, shard: usize) {
+        for from in 0..self.shards.len() {
+            while self.draining || self.rng.u8(..100) >= self.plan.lane_lag {
+                let Some(batch) = self.lanes.get_mut(&(from, shard)).and_then(VecDeque::pop_front) else {
+                    break;
+                };
+                let items: Vec<String> = batch.items.iter().map(brief_item).collect();
+                self.trace.say(format_args!(
+                    "shard {shard} takes {} from {from}: {}",
+                    items.len(),
+                    items.join(", ")
+                ));
+                self.shards[shard].accept_batch(self.now, batch);
+            }
+        }
+        self.shards[shard].work(self.now);
+        for to in 0..self.shards.len() {
+            if let Some(batch) = self.shards[shard].take_batch(PeerId(to as u16)) {
+                self.lanes.entry((shard, to)).or_default().push_back(batch);
+            }
+        }
+        self.flush(shard);
+        self.notice(shard);
+        self.check_bounds(shard);
+    }
+
+    /// Writes what the transports take, of the connections that the shard listed and those that were full before.
+    fn flush(&mut self, shard: usize) {
+        while let Some(connection) = self.shards[shard].next_dirty() {
+            self.blocked.extend(self.socket_of(shard, connection));
+        }
+        let waiting: Vec<u32> = self.blocked.iter().copied().collect();
+        for id in waiting {
+            let Some(socket) = self.sockets.get_mut(&id) else {
+                self.blocked.remove(&id);
+                continue;
+            };
+            if socket.shard != shard {
+                continue;
+            }
+            let Some(outbound) = self.shards[shard].outbound(socket.connection) else {
+                self.blocked.remove(&id);
+                continue;
+            };
+            let room = self.plan.transport.saturating_sub(socket.outbound.len()).min(outbound.len());
+            if room > 0 {
+                take(outbound, room, &mut socket.outbound);
+                self.trace.say(format_args!("{room} bytes to socket {id}"));
+                self.shards[shard].flushed(self.now, socket.connection);
+            }
+            if self.shards[shard].outbound(socket.connection).is_none_or(|outbound| outbound.is_empty()) {
+                self.blocked.remove(&id);
+            }
+        }
+    }
+
+    /// Deals with the connections that a shard has let go of or lets go on.
+    pub fn notice(&mut self, shard: usize) {
+        while let Some(closed) = self.shards[shard].next_closed() {
+            let id = self.socket_of(shard, closed.connection).expect("only what was connected is closed");
+            self.closed(id, closed);
+        }
+        while let Some(connection) = self.shards[shard].next_resumed() {
+            if let Some(id) = self.socket_of(shard, connection) {
+                self.trace.say(format_args!("socket {id} goes on"));
+                if let Some(socket) = self.sockets.get_mut(&id) {
+                    socket.paused = false;
+                }
+                self.feed(id, 0);
+            }
+        }
+    }
+
+    pub fn socket_of(&self, shard: usize, connection: ConnectionId) -> Option<u32> {
+        let mut open = self.sockets.iter().filter(|(_, socket)| !socket.closed);
+        open.find(|(_, socket)| socket.shard == shard && socket.connection == connection).map(|(id, _)| *id)
+    }
+
+    /// The broker reads up to `count` bytes more from a connection.
+    pub fn feed(&mut self, id: u32, count: usize) {
+        let Some(socket) = self.sockets.get_mut(&id).filter(|socket| !socket.closed && !socket.paused) else {
+            return;
+        };
+        let count = count.min(socket.inbound.len());
+        if count == 0 && socket.unread.is_empty() {
+            return;
+        }
+        socket.unread.extend(socket.inbound.drain(..count));
+        let (shard, connection) = (socket.shard, socket.connection);
+        let received = self.shards[shard].receive(self.now, connection, &socket.unread);
+        socket.paused = received.state == ReceiveState::Paused;
+        self.trace.say(format_args!(
+            "socket {id}: {} of {} bytes, {:?}",
+            received.consumed,
+            socket.unread.len(),
+            received.state
+        ));
+        let marks = socket.consume(received.consumed, self.now);
+        let client = socket.client;
+        for mark in marks {
+            if let Mark::Publish(message) = mark {
+                self.taken(client, message);
+            }
+        }
+        self.notice(shard);
+        self.check_bounds(shard);
+    }
+
+    /// The broker has dealt with a PUBLISH.
+    fn taken(&mut self, client: usize, message: usize) {
+        let tick = self.next_tick();
+        let sending = self.clients[client].sending.iter_mut().find(|sending| sending.message == message);
+        if let Some(sending) = sending {
+            let repeated = std::mem::replace(&mut sending.taken, true);
+            if repeated && sending.qos == QoS::ExactlyOnce {
+                if self.ledger.rejects {
+                    self.ledger.messages[message].perhaps.push(tick);
+                }
+                return;
+            }
+        }
+        self.taken += 1;
+        // The interval runs from when the broker has it.
+        let noted = &mut self.ledger.messages[message];
+        noted.expires = noted.expiry.map(|seconds| self.now + Duration::from_secs(seconds.into()));
+        self.ledger.messages[message].taken.push(tick);
+        self.trace.say(format_args!("message {message} is taken @{tick}"));
+    }
+
+    /// A connection is over for the broker.
+    fn closed(&mut self, id: u32, mut closed: Closed) {
+        let tick = self.next_tick();
+        self.trace.say(format_args!("socket {id} closed @{tick}: {:?}", closed.reason));
+        let left = closed.outbound.len();
+        let socket = self.sockets.get_mut(&id).expect("found before");
+        take(&mut closed.outbound, left, &mut socket.outbound);
+        socket.closed = true;
+        let (client, will) = (socket.client, socket.will);
+        let goodbye = match closed.reason {
+            CloseReason::Disconnected => Some(socket.goodbye.expect("the client said so")),
+            CloseReason::Lost => None,
+            CloseReason::Server(ref error) => {
+                self.check_close(id, error);
+                None
+            }
+        };
+        if let Some(number) = self.clients[client].session {
+            self.settle_terms(number, tick);
+        }
+        let socket = &self.sockets[&id];
+        let seconds = goodbye.and_then(|goodbye| goodbye.expiry).unwrap_or(socket.expiry);
+        let expiry = (seconds != u32::MAX).then(|| Duration::from_secs(seconds.into()));
+        if socket.cut {
+            self.sockets.remove(&id);
+        }
+        self.clients[client].left = Some(Left { at: self.now, expiry });
+        if let Some((message, delay)) = will {
+            let fate = match goodbye {
+                Some(goodbye) if !goodbye.with_will => WillFate::Cancelled,
+                _ if delay == 0 || seconds == 0 => WillFate::Published(tick, tick),
+                _ => {
+                    let due = self.now + Duration::from_secs(delay.min(seconds).into());
+                    self.clients[client].will_due = Some((message, due, tick));
+                    WillFate::Waiting
+                }
+            };
+            self.ledger.messages[message].will = Some(fate);
+        }
+        if seconds == 0 {
+            self.end_session(client);
+        }
+    }
+
+    /// Whether the broker may end a connection so, whose client has done nothing wrong.
+    fn check_close(&self, id: u32, error: &ProtocolError) {
+        let socket = &self.sockets[&id];
+        let silence = self.now - socket.last_consumed;
+        let allowed = match error.reason {
+            ReasonCode::SessionTakenOver => socket.cut,
+            ReasonCode::KeepAliveTimeout => {
+                socket.keep_alive > 0 && silence >= Duration::from_millis(1500) * socket.keep_alive.into()
+            }
+            ReasonCode::QuotaExceeded => socket.version < Version::V5 && self.plan.rule.max_messages > 0,
+            _ => false,
+        };
+        assert!(allowed, "socket {id} of client {} closed: {error}", socket.client);
+    }
+
+    /// The session of a client is over, as far as the broker is concerned.
+    pub fn end_session(&mut self, client: usize) {
+        let Some(number) = self.clients[client].session.take() else { return };
+        self.trace.say(format_args!("session {number} of client {client} is over"));
+        let tick = self.next_tick();
+        let session = &mut self.ledger.sessions[number];
+        session.alive = false;
+        session.ended = tick;
+    }
+
+    /// The disk gets on, and perhaps a shard hears of it.
+    pub fn disk(&mut self) {
+        let mut journal = self.store.journal();
+        if self.draining || self.rng.u8(..100) >= self.plan.disk_lag {
+            let behind = journal.pushed - journal.durable;
+            let steps = if self.draining { behind } else { self.rng.u64(..=behind) };
+            journal.durable += steps;
+        }
+        let durable = journal.durable;
+        drop(journal);
+        for shard in 0..self.shards.len() {
+            if self.told[shard] < durable && (self.draining || self.rng.bool()) {
+                self.told[shard] = durable;
+                self.trace.say(format_args!("shard {shard} hears that {durable} is durable"));
+                self.shards[shard].on_durable(self.now);
+                self.notice(shard);
+                self.check_bounds(shard);
+            }
+        }
+    }
+
+    /// Time passes, and what falls due on the way happens.
+    pub fn pass(&mut self, by: Duration) {
+        let end = self.now + by;
+        loop {
+            let next = self.shards.iter().filter_map(Shard::next_timeout).min().filter(|at| *at <= end);
+            self.now = next.unwrap_or(end).max(self.now);
+            for shard in 0..self.shards.len() {
+                if self.shards[shard].next_timeout().is_some_and(|at| at <= self.now) {
+                    self.trace.say(format_args!("shard {shard}: timeout at {:?}", self.now - self.start));
+                    self.shards[shard].on_timeout(self.now);
+                    self.notice(shard);
+                    self.check_bounds(shard);
+                }
+            }
+            if next.is_none() {
+                break;
+            }
+        }
+        self.trace.say(format_args!("it is {:?}", self.now - self.start));
+        for client in 0..self.clients.len() {
+            self.expire(client);
+        }
+    }
+
+    /// What time has done to a client that is away: its will, its session.
+    fn expire(&mut self, client: usize) {
+        let second = Duration::from_secs(1);
+        if let Some((message, due, since)) = self.clients[client].will_due
+            && self.now >= due + second
+        {
+            self.clients[client].will_due = None;
+            let tick = self.next_tick();
+            self.ledger.messages[message].will = Some(WillFate::Published(since, tick));
+        }
+        // The broker may be a second late, but not when the client asks.
+        if self.clients[client].left.is_some_and(|left| left.is_over(self.now)) {
+            self.end_session(client);
+        }
+    }
+}
+
+/// What one shard tells another, in a few words.
+fn brief_item(item: &Item) -> String {
+    match item {
+        Item::Forward(message, _) => format!("Forward {}", number(message)),
+        Item::Give { token, delivery, .. } => {
+            format!("Give {} at {:?} to joining {token}", number(&delivery.message), delivery.qos)
+        }
+        Item::Settled { .. } => "Settled".to_owned(),
+        Item::Back { kept, .. } => format!("Back, {} kept", kept.len()),
+        Item::Join(join) => format!("Join {}", join.token),
+        Item::Leave { kept, last, .. } => format!("Leave, {} kept, last {last}", kept.len()),
+        Item::Credit => "Credit".to_owned(),
+    }
+}
+
+fn number(message: &weirmq::message::Message) -> String {
+    let digits = message.payload().get(..8).map(String::from_utf8_lossy).unwrap_or_default();
+    digits.trim_start_matches('0').to_owned()
+}
+
+/// Moves `count` bytes from an outbound buffer to a transport.
+fn take(outbound: &mut Outbound, count: usize, into: &mut VecDeque<u8>) {
+    let mut left = count;
+    while left > 0 {
+        let mut slices = [IoSlice::new(&[]); 4];
+        let filled = outbound.io_slices(&mut slices);
+        let mut written = 0;
+        for slice in &slices[..filled] {
+            let part = &slice[..slice.len().min(left - written)];
+            into.extend(part);
+            written += part.len();
+        }
+        assert!(written > 0, "an outbound buffer that says it holds more than it gives");
+        outbound.consume(written);
+        left -= written;
+    }
+}

@@ -1,0 +1,114 @@
+//! What a seed stands for: the size of the broker and its limits, how slow each part of it is, who the clients are.
+
+use fastrand::Rng;
+use weirmq::limits::{Limits, Overflow, QueueRule, ShareRule, Strategy};
+use weirmq::protocol::packet::Version;
+
+/// What a client is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its session is persistent and never ends before the run does: what it is owed must arrive.
+    Keeper,
+    /// Comes and goes as it likes: clean or resumed, with or without expiry.
+    Drifter,
+    /// A member of one share group, persistent like a keeper or transient.
+    Worker {
+        /// Which of [`GROUPS`].
+        group: usize,
+        persistent: bool,
+    },
+}
+
+/// The share groups: name and filter. Their topics are nobody's but workers' and of those who take all.
+pub const GROUPS: [(&str, &str); 2] = [("g0", "s/#"), ("g1", "s/+")];
+
+/// Topics that are never retained, that always are, and that share groups take.
+pub const LIVE: [&str; 4] = ["l/a", "l/b", "l/a/x", "l"];
+pub const RETAINED: [&str; 3] = ["r/a", "r/b", "r/a/x"];
+pub const SHARED: [&str; 3] = ["s/a", "s/b", "s/c"];
+
+/// Filters that anybody may hold.
+pub const PLAIN_FILTERS: [&str; 9] = ["l/a", "l/b", "l/+", "l/#", "l/+/x", "r/#", "r/+", "r/a", "w/#"];
+/// Filters that match what share groups take, which only those hold who are in none.
+pub const WIDE_FILTERS: [&str; 4] = ["#", "+/a", "s/b", "s/#"];
+
+/// One run's settings.
+pub struct Plan {
+    pub shards: u16,
+    pub limits: Limits,
+    pub rule: QueueRule,
+    pub share_rules: Vec<ShareRule>,
+    pub clients: Vec<(Role, Version)>,
+    pub steps: u32,
+    /// How many of 100 shard turns find the lanes into that shard idle.
+    pub lane_lag: u8,
+    /// How many of 100 chances the disk leaves unused.
+    pub disk_lag: u8,
+    /// How many bytes a connection's transport holds in each direction.
+    pub transport: usize,
+    /// How many of 1000 client steps cut the connection.
+    pub crashes: u16,
+    /// Workers stay in their group once they have joined it.
+    pub steady_groups: bool,
+    /// Some clients accept small packets only, and some messages expire.
+    pub exceptions: bool,
+}
+
+fn pick<T: Clone>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.usize(..from.len())].clone()
+}
+
+impl Plan {
+    pub fn new(rng: &mut Rng) -> Plan {
+        let limits = Limits {
+            max_inflight: pick(rng, &[1, 2, 5, 32]),
+            receive_maximum: pick(rng, &[2, 20, 1000]),
+            transient_queue_messages: pick(rng, &[5, 50, 100_000]),
+            transient_queue_bytes: pick(rng, &[2_000, 1 << 24]),
+            outbound_buffer: pick(rng, &[600, 4_000, 1 << 20]),
+            outbound_total: pick(rng, &[8_000, 1 << 28]),
+            lane_bytes: pick(rng, &[1_000, 20_000, 4 << 20]),
+            topic_alias_maximum: pick(rng, &[0, 2, 32]),
+            ..Limits::default()
+        };
+        let rule = QueueRule {
+            max_messages: pick(rng, &[0, 0, 10, 100]),
+            overflow: pick(
+                rng,
+                &[Overflow::Reject, Overflow::Reject, Overflow::DropOldest, Overflow::DropNewest],
+            ),
+            ..QueueRule::default()
+        };
+        use Strategy::*;
+        let strategy = pick(rng, &[RoundRobin, Random, Sticky, HashClientid, HashTopic, LeastInflight]);
+        Plan {
+            shards: rng.u16(1..=4),
+            limits,
+            rule,
+            share_rules: vec![ShareRule { group: "*".to_owned(), strategy }],
+            clients: Plan::clients(rng),
+            steps: pick(rng, &[500, 2_000, 8_000]),
+            lane_lag: pick(rng, &[0, 50, 90]),
+            disk_lag: pick(rng, &[0, 50, 95]),
+            transport: pick(rng, &[64, 1_000, 100_000]),
+            crashes: pick(rng, &[2, 10, 40]),
+            steady_groups: rng.bool(),
+            exceptions: rng.u8(..3) == 0,
+        }
+    }
+
+    fn clients(rng: &mut Rng) -> Vec<(Role, Version)> {
+        let workers = rng.usize(2..=5);
+        let roles = [Role::Keeper, Role::Keeper, Role::Keeper, Role::Drifter, Role::Drifter, Role::Drifter];
+        let lasting = rng.u8(..4);
+        let worker = |n| Role::Worker { group: n % GROUPS.len(), persistent: rng.u8(..3) < lasting };
+        let workers: Vec<Role> = (0..workers).map(worker).collect();
+        let roles = roles.into_iter().chain(workers);
+        roles.map(|role| (role, pick(rng, &[Version::V3, Version::V4, Version::V5, Version::V5]))).collect()
+    }
+
+    /// Whether a durable queue may drop what it was given.
+    pub fn durable_queues_drop(&self) -> bool {
+        self.rule.overflow != Overflow::Reject && self.rule.max_messages != 0
+    }
+}
