@@ -6,12 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::process::Process;
 use tempfile::TempDir;
-
-mod common {
-    pub mod process;
-}
 
 /// Runs the binary in `folder`, without settings from this process's environment.
 fn weirmq(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -146,16 +141,4 @@ fn a_port_in_use_is_one_clear_line_and_exits_1() {
     let error = text(&output.stderr);
     assert!(output.stdout.is_empty() && error.lines().count() == 1, "{error}");
     assert!(error.contains(&format!("cannot listen on {address}: the port is in use")), "{error}");
-}
-
-#[test]
-fn sigterm_and_sigint_end_the_broker_with_exit_code_0() {
-    for signal in ["TERM", "INT"] {
-        let config = "[[listener]]\nbind = \"127.0.0.1:0\"\nallow_anonymous = true\n";
-        let mut broker = Process::start(config, |_| {});
-        let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", broker.id())]).status();
-        assert!(kill.expect("a shell").success());
-        assert_eq!(broker.wait(), Some(0), "SIG{signal}:\n{}", broker.log());
-        assert!(broker.log().contains(&format!("SIG{signal}")), "{}", broker.log());
-    }
 }

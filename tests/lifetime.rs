@@ -1,4 +1,4 @@
-//! The broker's process from start to end: signals, descriptors, and what many connections leave behind.
+//! The broker's process from start to end: signals, health checks, and a want of descriptors.
 #![allow(missing_docs)]
 
 mod common {
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::*;
-use common::process::Process;
+use common::process::{Process, dev_certs};
 use weirmq::protocol::packet::*;
 use weirmq::protocol::reason::ReasonCode;
 
@@ -22,17 +22,6 @@ const CONFIG: &str = "shards = 2\n[[listener]]\nbind = \"127.0.0.1:0\"\nallow_an
 fn signal(process: &Process, name: &str) {
     let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", process.id())]).status();
     assert!(sent.expect("sh runs").success());
-}
-
-fn descriptors(process: &Process) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs").count()
-}
-
-/// Resident memory in bytes.
-fn resident(process: &Process) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
-    1024 * line.trim_end_matches("kB").trim().parse::<usize>().expect("a number")
 }
 
 /// Waits until a condition holds that nothing announces.
@@ -59,6 +48,37 @@ fn a_signal_ends_it_cleanly_and_every_client_is_told() {
 }
 
 #[test]
+fn it_ends_in_time_and_tells_clients_over_tls_too_whoever_does_not_listen() {
+    let tls = "[listener.tls]\ncert = \"{dir}/certs/server.pem\"\nkey = \"{dir}/certs/server.key\"\n";
+    let listener = &CONFIG[CONFIG.find("[[listener]]").expect("a listener")..];
+    let mut process = Process::start(&format!("{CONFIG}\n{listener}{tls}"), dev_certs);
+    let config = trusting(&process.folder.path().join("certs/ca.pem"));
+    let opened = Client::open_tls(process.addresses[1], Version::V5, &config, "localhost");
+    let (mut listens, _) = opened.expect("a handshake");
+    listens.hello("listens");
+    // One that has much to read and reads nothing, one that has not said who it is, and one within its TLS handshake.
+    let mut deaf = Client::connect(process.addresses[0], Version::V5, "deaf");
+    deaf.subscribe("much", QoS::AtMostOnce);
+    for _ in 0..32 {
+        listens.publish("much", QoS::AtLeastOnce, &[0; 512 * 1024]);
+    }
+    let _mute = Client::open(process.addresses[0], Version::V5);
+    let mut half_way = Client::open(process.addresses[1], Version::V5);
+    half_way.send_bytes(&[0x16, 0x03, 0x01]);
+    let start = Instant::now();
+    signal(&process, "TERM");
+    let frame = listens.wait_for(|packet| matches!(packet, Packet::Disconnect(_)));
+    let Packet::Disconnect(disconnect) = frame.packet() else { unreachable!() };
+    assert_eq!(disconnect.reason, ReasonCode::ServerShuttingDown);
+    // An end without close_notify would be an error of another kind.
+    let end = listens.poll(PATIENCE).expect_err("the end");
+    assert!(!end.to_string().contains("close_notify"), "{end}");
+    drop(listens);
+    assert_eq!(process.wait(), Some(0), "{}", process.log());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let mut process = Process::start(CONFIG, |_| {});
     let mut client = Client::connect(process.addresses[0], Version::V5, "client");
@@ -67,20 +87,6 @@ fn a_second_signal_ends_it_at_once() {
     let _ = client.wait_for(|packet| matches!(packet, Packet::Disconnect(_)));
     signal(&process, "TERM");
     assert_eq!(process.wait(), Some(1));
-}
-
-#[test]
-fn a_port_in_use_is_one_clear_line_and_a_failure() {
-    let first = Process::start(CONFIG, |_| {});
-    let address = first.addresses[0];
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("weirmq.toml");
-    std::fs::write(&file, CONFIG.replace("127.0.0.1:0", &address.to_string())).expect("written");
-    let second = Command::new(env!("CARGO_BIN_EXE_weirmq")).arg("-c").arg(file).output().expect("it runs");
-    assert_eq!(second.status.code(), Some(1));
-    let log = String::from_utf8(second.stderr).expect("UTF-8");
-    assert_eq!(log.lines().count(), 1, "{log}");
-    assert!(log.contains(&format!("cannot listen on {address}: the port is in use")), "{log}");
 }
 
 #[test]
@@ -124,50 +130,4 @@ fn without_descriptors_accepting_rests_and_goes_on() {
         process.log().contains("accepting connections again")
     });
     assert_eq!(process.log().matches("cannot accept connections for now").count(), 1, "{}", process.log());
-}
-
-#[test]
-fn connections_made_and_dropped_leave_nothing_behind() {
-    let count = std::env::var("WEIRMQ_CONNECTIONS").map_or(4000, |count| count.parse().expect("a number"));
-    let process = Process::start(CONFIG, |_| {});
-    let address = process.addresses[0];
-    let churn = |count: usize| {
-        thread::scope(|scope| {
-            for worker in 0..4 {
-                scope.spawn(move || {
-                    for round in 0..count / 4 {
-                        make_and_drop(address, worker, round);
-                    }
-                });
-            }
-        });
-    };
-    // What is allocated once is there after the first thousand.
-    churn(1000);
-    eventually("all are gone", || descriptors(&process) < 32);
-    let (before, memory) = (descriptors(&process), resident(&process));
-    churn(count);
-    eventually("no descriptor is left", || descriptors(&process) <= before);
-    let grown = resident(&process).saturating_sub(memory);
-    assert!(grown < 2 * 1024 * 1024, "{count} connections left {grown} bytes");
-}
-
-/// One connection, ended in one of the ways that there are.
-fn make_and_drop(address: std::net::SocketAddr, worker: usize, round: usize) {
-    let id = format!("client-{worker}-{}", round % 50);
-    let version = if round.is_multiple_of(2) { Version::V5 } else { Version::V4 };
-    let mut client = Client::connect(address, version, &id);
-    match round % 4 {
-        0 => client.disconnect(),
-        1 => drop(client),
-        2 => {
-            client.subscribe(&format!("t/{worker}/#"), QoS::AtLeastOnce);
-            client.publish(&format!("t/{worker}/x"), QoS::AtLeastOnce, b"payload");
-        }
-        _ => {
-            // A second CONNECT is an error of the protocol.
-            client.send(&Packet::Connect(connect(version, &id, true)));
-            while client.poll(PATIENCE).is_ok_and(|frame| frame.is_some()) {}
-        }
-    }
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use process::Process;
+use process::{Process, dev_certs};
 use rumqttc::{TlsConfiguration, Transport};
 
 const CONFIG: &str = r#"
@@ -27,10 +27,7 @@ key = "{dir}/certs/server.key"
 "#;
 
 fn broker() -> Process {
-    Process::start(CONFIG, |folder| {
-        let made = run(Command::new(env!("CARGO_BIN_EXE_weirmq")).arg("dev-certs").arg(folder.join("certs")));
-        assert!(made.status.success(), "{made:?}");
-    })
+    Process::start(CONFIG, dev_certs)
 }
 
 fn run(command: &mut Command) -> Output {

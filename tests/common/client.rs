@@ -5,11 +5,15 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use rustls_pki_types::ServerName;
+use rustls::crypto::ring::default_provider;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use socket2::SockRef;
 use weirmq::config::{Bind, Config, ListenerConfig};
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
@@ -97,7 +101,19 @@ impl Client {
         config: &Arc<ClientConfig>,
         name: &str,
     ) -> io::Result<(Client, TlsFacts)> {
-        let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Client::over_tls(TcpStream::connect_timeout(&address, PATIENCE)?, version, config, name)
+    }
+
+    /// The same over a socket of one's own.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub fn over_tls(
+        mut socket: TcpStream,
+        version: Version,
+        config: &Arc<ClientConfig>,
+        name: &str,
+    ) -> io::Result<(Client, TlsFacts)> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
@@ -324,6 +340,11 @@ impl Client {
         self.stream.flush().expect("the broker takes bytes");
     }
 
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
+    }
+
     /// Sends DISCONNECT and waits until the broker has closed.
     pub fn disconnect(mut self) {
         let reason = ReasonCode::Success;
@@ -335,6 +356,17 @@ impl Client {
         self.last_id = self.last_id % u16::MAX + 1;
         PacketId::new(self.last_id).expect("not zero")
     }
+}
+
+/// A TLS client's side that trusts the certificates which this authority has signed.
+pub fn trusting(ca: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).expect("a PEM file")).expect("a certificate");
+    let config = ClientConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_root_certificates(roots);
+    Arc::new(config.with_no_client_auth())
 }
 
 /// What a TLS handshake came to.

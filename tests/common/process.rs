@@ -10,6 +10,13 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+/// Has the binary write a test CA and a server's certificate to `certs` in this folder.
+pub fn dev_certs(folder: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weirmq"));
+    let made = command.arg("dev-certs").arg(folder.join("certs")).output().expect("the binary runs");
+    assert!(made.status.success(), "{made:?}");
+}
+
 /// A running broker.
 pub struct Process {
     /// In the order of the configuration's listeners.
