@@ -12,6 +12,9 @@ use super::plan::GROUPS;
 /// The largest packet that a client sends, and what surrounds it.
 const LARGEST: usize = 5_200;
 
+/// Something that may be counted up and down, and never below nothing.
+type Gauge = fn(&Stats) -> u64;
+
 impl Sim {
     /// Every shard's census together.
     pub fn census(&self) -> Census {
@@ -127,7 +130,7 @@ impl Sim {
             "Interest"
         );
         assert_eq!(self.shared.retained().count(), 0, "retained messages");
-        let gauges: [(&str, fn(&Stats) -> u64); 6] = [
+        let gauges: [(&str, Gauge); 6] = [
             ("connected", |stats| stats.connected.get()),
             ("sessions", |stats| stats.sessions.get()),
             ("subscriptions", |stats| stats.subscriptions.get()),

@@ -63,6 +63,7 @@ pub struct Sending {
 
 /// An answer that a client owes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names)] // The packets' own names.
 pub enum Reply {
     PubAck(PacketId, usize),
     PubRec(PacketId, usize),
