@@ -24,7 +24,9 @@ impl Timers {
     /// Has `session`, whose timer is set for the second `armed`, asked at the first full second not before `at`, or
     /// earlier if it is set for earlier already; returns the second it is set for now.
     pub fn arm_before(&mut self, at: Instant, armed: u64, session: u32) -> u64 {
-        let second = at.saturating_duration_since(self.start).as_millis().div_ceil(1000) as u64;
+        let after = at.saturating_duration_since(self.start);
+        // Not a nanosecond early: who is asked before its time would set the same second again, and be asked for ever.
+        let second = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         if armed <= second {
             return armed;
         }
@@ -73,6 +75,8 @@ mod tests {
         let mut timers = Timers::new(start);
         let armed = timers.arm_before(at(4_001), NEVER, 7);
         assert_eq!(armed, 5, "never early");
+        let next = at(5_000) + Duration::from_nanos(1);
+        assert_eq!(Timers::new(start).arm_before(next, NEVER, 7), 6, "by nothing");
         assert_eq!(timers.arm_before(at(9_000), armed, 7), 5, "it asks again when it fires");
         let armed = timers.arm_before(at(2_000), armed, 7);
         assert_eq!((armed, timers.len()), (2, 1));
