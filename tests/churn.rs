@@ -28,6 +28,10 @@ const CONFIG: &str = r#"
 shards = 2
 sys_interval = "1s"
 
+# So that a connection which is counted for ever shows.
+[limits]
+max_connections = 256
+
 [[listener]]
 bind = "127.0.0.1:0"
 allow_anonymous = true
