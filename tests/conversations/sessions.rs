@@ -79,6 +79,26 @@ fn coming_back_in_time_starts_the_expiry_anew() {
 }
 
 #[test]
+fn a_session_ends_to_the_moment_though_timers_run_in_whole_seconds() {
+    // Its client comes back after the end, and before the timer that would have noticed.
+    let mut w = World::new(1);
+    let ear = w.connect(V5, "ear");
+    w.subscribe(ear, "will", QoS::AtMostOnce);
+    w.advance(Duration::from_millis(500));
+    for (delay, present) in [(3, true), (10, false)] {
+        let c = with_will(&mut w, "c", 10, delay, will("will", "due"));
+        w.cut(c);
+        w.advance(Duration::from_millis(u64::from(delay) * 1000 + 200));
+        assert_eq!(w.take(ear), [], "not noticed yet");
+        let (c, frame) = connack_with(&mut w, "c", false, &[expiry(10)]);
+        assert_eq!(session_present(&frame), present);
+        assert_eq!(payloads(&w.take(ear)), ["due"]);
+        w.cut(c);
+        w.advance(Duration::from_millis(800));
+    }
+}
+
+#[test]
 fn a_session_goes_on_in_another_version() {
     for (first, second) in [(Version::V4, V5), (V5, Version::V4), (Version::V3, V5), (V5, Version::V3)] {
         let mut w = World::new(2);
