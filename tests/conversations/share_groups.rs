@@ -341,3 +341,44 @@ fn dollar_topics_in_groups() {
     w.publish(p, "$mine/a", QoS::AtMostOnce, "x");
     assert_eq!(payloads(&w.take(c)), ["x"], "once, by the second");
 }
+
+#[test]
+fn what_was_given_to_an_earlier_joining_is_not_taken_by_a_later_one() {
+    // The group's home gives a message to a member on another shard; before it arrives, that member leaves and joins
+    // again. Leaving gave the message back, so that it is given once more: the first copy must be passed over.
+    let mut w = World::new(2);
+    let c = w.connect(V5, "c");
+    let member_at = w.clients[c].shard;
+    let home = 1 - member_at;
+    let topic = (0..100).map(|i| format!("t/{i}")).find(|topic| {
+        w.subscribe(c, &format!("$share/g/{topic}"), QoS::AtLeastOnce);
+        let there = w.shards[home].census().groups == 1;
+        if !there {
+            w.unsubscribe(c, &format!("$share/g/{topic}"));
+        }
+        there
+    });
+    let topic = topic.expect("a group that lives on the other shard");
+    let filter = format!("$share/g/{topic}");
+    // Somebody else keeps the group alive meanwhile.
+    let other = w.resume(V5, "other");
+    w.subscribe(other, &filter, QoS::AtLeastOnce);
+    w.cut(other);
+    let publishers = ["p", "q"].map(|client_id| w.connect(V5, client_id));
+    let p = publishers.into_iter().find(|p| w.clients[*p].shard == home).expect("one of two lives there");
+    w.put(p, &Packet::Publish(message(&topic, QoS::AtLeastOnce, "once")));
+    let now = w.now;
+    w.shards[home].work(now);
+    let mut raw = Vec::new();
+    let leave = UnsubscribeFilters::encode([&*filter], &mut raw);
+    let none = list(&[]);
+    let properties = none.as_properties();
+    w.put(c, &Packet::Unsubscribe(Unsubscribe { packet_id: id(1), properties, filters: leave }));
+    let mut raw = Vec::new();
+    let join = SubscribeFilters::encode([(&*filter, options(QoS::AtLeastOnce))], &mut raw);
+    w.put(c, &Packet::Subscribe(Subscribe { packet_id: id(2), properties, filters: join }));
+    w.run();
+    w.clients[c].received.retain(|frame| matches!(frame.packet(), Packet::Publish(_)));
+    assert_eq!(payloads(&w.drain(c)), ["once"]);
+    expect_balance(&w);
+}

@@ -105,6 +105,51 @@ fn sticky_stays_with_one_until_it_goes() {
     }
 }
 
+/// A group like that of [`group`], whose members `m0`, `m1` and `m2` have sessions that last.
+fn lasting_group(strategy: Strategy) -> (World, Vec<usize>) {
+    let (mut w, members) = group(2, strategy, 3);
+    let mut lasting = Vec::new();
+    for (i, c) in members.into_iter().enumerate() {
+        w.cut(c);
+        let c = w.resume(V5, &format!("m{i}"));
+        w.subscribe(c, "$share/g/#", QoS::AtLeastOnce);
+        lasting.push(c);
+    }
+    (w, lasting)
+}
+
+#[test]
+fn sticky_does_not_go_back_to_one_that_returns() {
+    let (mut w, mut members) = lasting_group(Strategy::Sticky);
+    let with_all = |got: &[Vec<String>]| got.iter().position(|got| got.len() == 10).expect("one has all");
+    let first = with_all(&spread(&mut w, &members, "t", 10));
+    w.cut(members[first]);
+    let second = with_all(&spread(&mut w, &members, "t", 10));
+    assert_ne!(first, second);
+    members[first] = w.resume(V5, &format!("m{first}"));
+    assert_eq!(with_all(&spread(&mut w, &members, "t", 10)), second);
+}
+
+#[test]
+fn a_hash_falls_to_members_that_are_there() {
+    for strategy in [Strategy::HashTopic, Strategy::HashClientid] {
+        let (mut w, members) = lasting_group(strategy);
+        for away in 0..3 {
+            w.cut(members[away]);
+            let got: usize = (0..10)
+                .map(|i| {
+                    let p = w.connect(V5, &format!("p{i}"));
+                    w.publish(p, &format!("t/{i}"), QoS::AtLeastOnce, "x");
+                    members.iter().map(|c| w.drain(*c).len()).sum::<usize>()
+                })
+                .sum();
+            assert_eq!(got, if away < 2 { 10 } else { 0 }, "{strategy:?} without {}", away + 1);
+        }
+        let back = w.resume(V5, "m1");
+        assert_eq!(w.drain(back).len(), 10, "what waited for somebody");
+    }
+}
+
 #[test]
 fn hash_clientid_keeps_a_publishers_messages_with_one_member() {
     for shards in [1, 3] {
