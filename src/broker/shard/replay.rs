@@ -1,7 +1,7 @@
 //! Retained messages for new subscriptions: a cursor per subscription that reads current values in
 //! slices, no faster than the client takes them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -16,10 +16,12 @@ use crate::target::Identifiers;
 /// How many topics a slice looks at, at most.
 const SLICE: usize = 256;
 
+/// How many slices a turn has time for.
+const TURN_SLICES: usize = 8;
+
 /// The replay of one subscription.
 #[derive(Debug)]
 pub(super) struct Replay {
-    filter: Box<str>,
     qos: QoS,
     identifiers: Identifiers,
     /// Versions up to this one; newer ones arrive live.
@@ -29,34 +31,37 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Of a subscription that was made when the newest retained version was `since`.
-    pub(super) fn new(filter: &str, qos: QoS, identifier: u32, since: u64) -> Replay {
-        let identifiers = Identifiers::one(identifier);
-        Replay { filter: filter.into(), qos, identifiers, since, position: Position::start() }
+    pub(super) fn new(qos: QoS, identifier: u32, since: u64) -> Replay {
+        Replay { qos, identifiers: Identifiers::one(identifier), since, position: Position::start() }
     }
+}
+
+/// The replays of one session, by their filters: there may be as many as it has subscriptions.
+#[derive(Debug, Default)]
+struct Waiting {
+    replays: BTreeMap<Box<str>, Replay>,
+    /// It is listed as ready.
+    ready: bool,
 }
 
 /// The replays of all sessions of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
-    by_session: HashMap<u32, VecDeque<Replay>, foldhash::fast::FixedState>,
-    /// Sessions that can take more.
+    by_session: HashMap<u32, Waiting, foldhash::fast::FixedState>,
+    /// Sessions that can take more, each once.
     ready: VecDeque<u32>,
 }
 
 impl Replays {
     /// Adds a replay, instead of an older one of the same filter.
-    pub(super) fn begin(&mut self, session: u32, replay: Replay) {
-        self.cancel(session, &replay.filter);
-        self.by_session.entry(session).or_default().push_back(replay);
+    pub(super) fn begin(&mut self, session: u32, filter: &str, replay: Replay) {
+        self.by_session.entry(session).or_default().replays.insert(filter.into(), replay);
     }
 
     /// The subscription is gone.
     pub(super) fn cancel(&mut self, session: u32, filter: &str) {
-        if let Some(replays) = self.by_session.get_mut(&session) {
-            replays.retain(|replay| replay.filter.as_ref() != filter);
-            if replays.is_empty() {
-                self.by_session.remove(&session);
-            }
+        if let Some(waiting) = self.by_session.get_mut(&session) {
+            waiting.replays.remove(filter);
         }
     }
 
@@ -67,17 +72,18 @@ impl Replays {
 
     /// The session can take more.
     pub(super) fn wake(&mut self, session: u32) {
-        if !self.by_session.is_empty()
-            && self.by_session.contains_key(&session)
-            && !self.ready.contains(&session)
-        {
+        if self.by_session.is_empty() {
+            return;
+        }
+        if let Some(waiting) = self.by_session.get_mut(&session).filter(|waiting| !waiting.ready) {
+            waiting.ready = true;
             self.ready.push_back(session);
         }
     }
 
     /// How many are not at their end.
     pub(super) fn len(&self) -> usize {
-        self.by_session.values().map(VecDeque::len).sum()
+        self.by_session.values().map(|waiting| waiting.replays.len()).sum()
     }
 
     /// Whether any session can take more.
@@ -87,18 +93,20 @@ impl Replays {
 }
 
 impl Shard {
-    /// One slice for each session that can take more.
+    /// Slices for sessions that can take more, one after the other, as many as a turn has time for.
     pub(super) fn replay_turn(&mut self, now: Instant) {
-        for _ in 0..self.replays.ready.len() {
+        for _ in 0..TURN_SLICES.min(self.replays.ready.len()) {
             let Some(index) = self.replays.ready.pop_front() else { return };
-            let Some(mut replays) = self.replays.by_session.remove(&index) else { continue };
-            if let Some(replay) = replays.front_mut()
-                && self.replay_slice(now, index, replay)
-            {
-                replays.pop_front();
+            let Some(mut waiting) = self.replays.by_session.remove(&index) else { continue };
+            waiting.ready = false;
+            if let Some(mut first) = waiting.replays.first_entry() {
+                let filter = first.key().clone();
+                if self.replay_slice(now, index, &filter, first.get_mut()) {
+                    first.remove();
+                }
             }
-            if !replays.is_empty() {
-                self.replays.by_session.insert(index, replays);
+            if !waiting.replays.is_empty() {
+                self.replays.by_session.insert(index, waiting);
             }
             // Goes on at once if the client took all of it, else when it makes room.
             self.after_progress(index);
@@ -106,14 +114,14 @@ impl Shard {
     }
 
     /// Delivers the next values; whether that was the last.
-    fn replay_slice(&mut self, now: Instant, index: u32, replay: &mut Replay) -> bool {
+    fn replay_slice(&mut self, now: Instant, index: u32, filter: &str, replay: &mut Replay) -> bool {
         let Some(session) = self.sessions.get_mut(index as usize) else { return true };
         let shared = self.shared.clone();
         let retained = shared.retained();
         let mut cx = self.core.context(now);
         let (from, since, qos) = (session.queue_id, replay.since, replay.qos);
         let identifiers = &replay.identifiers;
-        let more = retained.scan(&replay.filter, &mut replay.position, SLICE, |message| {
+        let more = retained.scan(filter, &mut replay.position, SLICE, |message| {
             if !session.is_idle(cx.outbound_limit) {
                 return ControlFlow::Break(());
             }

@@ -130,7 +130,7 @@ impl Shard {
         // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]; shared subscriptions get none.
         if wants_retained && !shared {
             let Asked { options, identifier, .. } = asked;
-            self.replays.begin(index, Replay::new(asked.filter, options.qos, identifier, since));
+            self.replays.begin(index, asked.filter, Replay::new(options.qos, identifier, since));
         }
         if !persistent {
             return Ticket(0);
