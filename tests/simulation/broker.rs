@@ -253,10 +253,16 @@ impl Sim {
                 return;
             }
         }
+        // A client that cannot be told that a queue is full may have its message parked, for nobody knows how long.
+        if self.ledger.rejects && self.clients[client].version < Version::V5 {
+            self.ledger.messages[message].parked = Some(Tick::MAX);
+        }
         self.taken += 1;
         // The interval runs from when the broker has it.
         let noted = &mut self.ledger.messages[message];
-        noted.expires = noted.expiry.map(|seconds| self.now + Duration::from_secs(seconds.into()));
+        let expires = noted.expiry.map(|seconds| self.now + Duration::from_secs(seconds.into()));
+        noted.expires = noted.expires.or(expires);
+        noted.last_expires = expires;
         self.ledger.messages[message].taken.push(tick);
         self.trace.say(format_args!("message {message} is taken @{tick}"));
     }

@@ -63,7 +63,7 @@ pub struct Sending {
 
 /// An answer that a client owes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::enum_variant_names)] // The packets' own names.
+#[expect(clippy::enum_variant_names, reason = "the names are the standard's")]
 pub enum Reply {
     PubAck(PacketId, usize),
     PubRec(PacketId, usize),
@@ -137,8 +137,6 @@ pub struct Socket {
     pub alias_maximum: usize,
     pub own_alias_maximum: usize,
     pub receive_maximum: usize,
-    /// How often in a row the client found nothing to read.
-    pub quiet: u32,
     /// To be sent again, when there is nothing better to do.
     pub resends: VecDeque<PacketId>,
 }

@@ -22,9 +22,10 @@ pub struct Message {
     pub qos: QoS,
     pub retain: bool,
     pub len: usize,
-    /// Its Message Expiry Interval, in seconds, and when that will have passed.
+    /// Its Message Expiry Interval, in seconds, and when that will have passed since it was taken first and last.
     pub expiry: Option<u32>,
     pub expires: Option<Instant>,
+    pub last_expires: Option<Instant>,
     /// It carries a User Property.
     pub marked: bool,
     pub will: Option<WillFate>,
@@ -32,9 +33,9 @@ pub struct Message {
     pub taken: Vec<Tick>,
     /// When the broker took it again at QoS 2: then, if it had refused it before and the answer was lost.
     pub perhaps: Vec<Tick>,
+    /// It may have waited from when it was taken until it was acknowledged: then this is when that was, or never.
+    pub parked: Option<Tick>,
     pub acknowledged: bool,
-    /// When its publisher was told so.
-    pub answered: Option<Tick>,
     pub refused: bool,
     /// By share group: who has seen it there.
     pub groups: BTreeMap<usize, GroupFate>,
@@ -199,7 +200,9 @@ impl Session {
     /// How a message to a topic that is never retained must arrive, if the client can know: no matching subscription
     /// was under change when it was taken, or later.
     fn expected(&self, message: &Message, own: bool) -> Option<Option<Expected>> {
-        let ([taken], []) = (&message.taken[..], &message.perhaps[..]) else { return None };
+        let ([taken], [], None) = (&message.taken[..], &message.perhaps[..], message.parked) else {
+            return None;
+        };
         let mut expected: Option<Expected> = None;
         for (_, terms) in self.matching(&message.topic) {
             match Session::term_at(terms, *taken) {
@@ -391,7 +394,7 @@ impl Ledger {
 
     /// Every message that a share group took and nobody there has acknowledged, in words.
     pub fn missing_in_groups(&self, now: Instant) -> Vec<String> {
-        let mut missing = Vec::new();
+        let mut missing = BTreeMap::new();
         for (number, session) in self.sessions.iter().enumerate() {
             let (true, Some(group)) = (session.alive, session.group) else { continue };
             if self.lossy.contains(&group) {
@@ -411,14 +414,15 @@ impl Ledger {
                 let member =
                     shared.any(|(_, terms)| matches!(Session::term_at(terms, taken), (Term::Held(..), true)));
                 if member && !message.groups.get(&group).is_some_and(|fate| fate.done) {
-                    missing.push(format!(
+                    let what = format!(
                         "message {index} to {:?} (taken {taken}) in group {group}, of which session {number} is a member",
                         message.topic
-                    ));
+                    );
+                    missing.insert((group, index), what);
                 }
             }
         }
-        missing
+        missing.into_values().collect()
     }
 
     /// The values of which one must be retained for a topic; an empty one stands for nothing.
@@ -427,7 +431,9 @@ impl Ledger {
         for (index, message) in self.messages.iter().enumerate() {
             if message.topic == topic && message.retain && !(message.refused && message.times() == 1) {
                 takes.extend(message.taken.iter().map(|taken| (*taken, index, true)));
-                takes.extend(message.perhaps.iter().map(|taken| (*taken, index, false)));
+                takes.extend(
+                    message.perhaps.iter().chain(&message.parked).map(|taken| (*taken, index, false)),
+                );
             }
         }
         takes.sort_unstable();
@@ -435,6 +441,7 @@ impl Ledger {
         for (_, index, certain) in takes.into_iter().rev() {
             possible.push(index);
             let message = &self.messages[index];
+            let certain = certain && (message.qos > QoS::AtMostOnce || message.parked.is_none());
             if certain && (message.acknowledged || message.qos == QoS::AtMostOnce) {
                 break;
             }
@@ -461,11 +468,7 @@ impl Message {
             Some(WillFate::Published(from, to)) => Some((from, to)),
             Some(_) => None,
             None if rejects && self.times() > 1 => None,
-            None => {
-                let taken = *self.taken.first()?;
-                // Where queues reject, an MQTT 3 client's message may be parked until it is acknowledged.
-                Some((taken, self.answered.filter(|_| rejects).unwrap_or(taken)))
-            }
+            None => Some((*self.taken.first()?, self.parked.unwrap_or(*self.taken.first()?))),
         }
     }
 
@@ -484,7 +487,7 @@ fn check_properties(message: &Message, publish: &Publish<'_>, connected: Instant
         match property {
             Property::UserProperty(_, value) => marked = Some(value.len()),
             Property::MessageExpiryInterval(seconds) => {
-                let expires = message.expires.expect("an expiry that nobody asked for");
+                let expires = message.last_expires.expect("an expiry that nobody asked for");
                 let most = expires.saturating_duration_since(connected).as_secs() + 1;
                 assert!(u64::from(seconds) <= most, "{seconds} s, but at most {most} are left: {what}");
                 // One at QoS 2 that is bound to a packet id waits for the disk before it leaves.

@@ -33,6 +33,7 @@ pub const PLAIN_FILTERS: [&str; 9] = ["l/a", "l/b", "l/+", "l/#", "l/+/x", "r/#"
 pub const WIDE_FILTERS: [&str; 4] = ["#", "+/a", "s/b", "s/#"];
 
 /// One run's settings.
+#[derive(Debug)]
 pub struct Plan {
     pub shards: u16,
     pub limits: Limits,

@@ -28,7 +28,6 @@ impl Sim {
         if socket.stalled && !self.draining {
             return;
         }
-        socket.quiet = if socket.outbound.is_empty() { socket.quiet + 1 } else { 0 };
         let (client, version, max_packet) = (socket.client, socket.version, socket.max_packet);
         for bytes in socket.read(count) {
             assert!(
@@ -92,22 +91,20 @@ impl Sim {
         }
     }
 
-    /// The answer that must come next. Answers come in the order of what they answer; only before 5.0, where a full
-    /// queue can't be told, may the rest pass the PUBLISH packets that wait for it.
-    fn next_expected(&mut self, id: u32, to_publish: bool) -> Option<Expect> {
-        let socket = self.sockets.get_mut(&id).expect("connected");
-        let is_to_publish = |expect: &Expect| matches!(expect, Expect::PubAck(_) | Expect::PubRec(_));
-        let index = match socket.version {
-            Version::V5 => 0,
-            _ => socket.expects.iter().position(|expect| is_to_publish(expect) == to_publish)?,
-        };
-        socket.expects.remove(index)
+    /// Answers come in the order of what they answer. Those to what may be parked need not wait for the others, nor the
+    /// others for them.
+    fn expect(&mut self, id: u32, answer: &Expect) {
+        let expected = self.next_expected(id, matches!(answer, Expect::PubAck(_) | Expect::PubRec(_)));
+        assert_eq!(expected.as_ref(), Some(answer), "another answer than the next, socket {id}");
     }
 
-    fn expect(&mut self, id: u32, answer: &Expect) {
-        let to_publish = matches!(answer, Expect::PubAck(_) | Expect::PubRec(_));
-        let expected = self.next_expected(id, to_publish);
-        assert_eq!(expected.as_ref(), Some(answer), "another answer than the next, socket {id}");
+    /// The answer that is due next: to a PUBLISH or to something else, where that matters.
+    fn next_expected(&mut self, id: u32, to_publish: bool) -> Option<Expect> {
+        let socket = self.sockets.get_mut(&id).expect("connected");
+        let parks = self.ledger.rejects && socket.version < Version::V5;
+        let is_due =
+            |expect: &Expect| !parks || matches!(expect, Expect::PubAck(_) | Expect::PubRec(_)) == to_publish;
+        socket.expects.iter().position(is_due).and_then(|index| socket.expects.remove(index))
     }
 
     fn on_connack(&mut self, id: u32, connack: &ConnAck<'_>) {
@@ -132,10 +129,11 @@ impl Sim {
 
     /// PUBACK or PUBREC.
     fn on_answer(&mut self, client: usize, id: u32, ack: &Ack<'_>) {
-        let tick = self.next_tick();
         let sending = &mut self.clients[client].sending;
         let index = sending.iter().position(|sending| sending.packet_id == ack.packet_id);
         let index = index.unwrap_or_else(|| panic!("{ack:?} answers nothing that client {client} sent"));
+        self.tick += 1;
+        let tick = self.tick;
         let message = &mut self.ledger.messages[sending[index].message];
         assert!(sending[index].taken, "acknowledged before it was taken: {ack:?}");
         if ack.reason.is_failure() {
@@ -152,7 +150,7 @@ impl Sim {
                 "acknowledged before it is on disk"
             );
             message.acknowledged = true;
-            message.answered = Some(tick);
+            message.parked = message.parked.map(|_| tick);
         }
         if sending[index].qos == QoS::ExactlyOnce && !ack.reason.is_failure() {
             sending[index].released = true;
