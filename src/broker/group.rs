@@ -118,15 +118,20 @@ impl Group {
         }
     }
 
+    /// Drops what has expired in the queue.
+    pub fn purge(&mut self, cx: &mut GroupContext<'_>) {
+        for expired in self.queue.purge(cx.now) {
+            self.drop_queued(&expired, DropReason::Expired, cx);
+        }
+    }
+
     /// Applies the overflow policy; whether there is a place.
     fn make_room(&mut self, delivery: &Delivery, cx: &mut GroupContext<'_>) -> bool {
         // The place was reserved by the publisher's shard, which refuses where the rule says so.
         if !self.meter.is_over() {
             return true;
         }
-        for expired in self.queue.purge(cx.now) {
-            self.drop_queued(&expired, DropReason::Expired, cx);
-        }
+        self.purge(cx);
         while self.meter.is_over() {
             let oldest = match self.meter.overflow() {
                 Overflow::DropOldest => self.queue.pop(),

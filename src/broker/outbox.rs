@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::route::Route;
 use crate::message::{Message, MessageId, PeerId, QueueId};
@@ -56,6 +57,8 @@ pub enum Item {
         /// It was the last: the group ends.
         last: bool,
     },
+    /// A publisher was refused by a full queue: what has expired in it is to go.
+    Purge(QueueId),
     /// The receiver has caught up: the sender's publishers may go on.
     Credit,
 }
@@ -113,22 +116,37 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Credits {
     peers: usize,
-    outstanding: Box<[AtomicUsize]>,
+    pairs: Box<[Pair]>,
+    /// For each peer, whether it wants to hear when it may go on.
+    waiting: Box<[AtomicBool]>,
+}
+
+/// What one peer has under way to another.
+#[derive(Debug)]
+struct Pair {
+    outstanding: AtomicUsize,
+    /// What the receiver lets it have, in bytes, if that is less than the limit for all.
+    granted: AtomicUsize,
 }
 
 impl Credits {
     /// Nothing under way between `peers` peers.
     pub fn new(peers: usize) -> Credits {
-        Credits { peers, outstanding: (0..peers * peers).map(|_| AtomicUsize::new(0)).collect() }
+        let pair = |_| Pair { outstanding: AtomicUsize::new(0), granted: AtomicUsize::new(usize::MAX) };
+        Credits {
+            peers,
+            pairs: (0..peers * peers).map(pair).collect(),
+            waiting: (0..peers).map(|_| AtomicBool::new(false)).collect(),
+        }
     }
 
     /// The bytes under way from one peer to another.
     pub fn under_way(&self, from: PeerId, to: PeerId) -> usize {
-        self.pair(from, to).load(Relaxed)
+        self.pair(from, to).outstanding.load(Relaxed)
     }
 
-    fn pair(&self, from: PeerId, to: PeerId) -> &AtomicUsize {
-        &self.outstanding[usize::from(from.0) * self.peers + usize::from(to.0)]
+    fn pair(&self, from: PeerId, to: PeerId) -> &Pair {
+        &self.pairs[usize::from(from.0) * self.peers + usize::from(to.0)]
     }
 }
 
@@ -142,6 +160,12 @@ struct Lane {
 
 /// What is made room for at once; more than that comes too seldom to count on.
 const MOST_EXPECTED: usize = 1024;
+
+/// What the messages of a full credit may come to with all their takers, in bytes: some tenths of a second of work.
+const WORK: usize = 128 * 1024 * 1024;
+
+/// A credit is never less than this part of the limit.
+const LEAST_PART: usize = 32;
 
 /// What waits to be told.
 #[derive(Debug)]
@@ -206,30 +230,42 @@ impl Outbox {
         if lane.items.is_empty() {
             return None;
         }
-        self.credits.pair(self.own, to).fetch_add(lane.bytes, Relaxed);
+        self.credits.pair(self.own, to).outstanding.fetch_add(lane.bytes, Relaxed);
         let (items, bytes) = (std::mem::take(&mut lane.items), std::mem::take(&mut lane.bytes));
         lane.last_len = items.len();
         Some(Batch { from: self.own, items, bytes })
     }
 
-    /// A batch from `from` has been dealt with: gives its credit back, and says so when the sender
-    /// may have been waiting for it.
+    /// A batch from `from` has been dealt with: gives its credit back, and says so to a sender that waits for it.
     pub fn repay(&mut self, from: PeerId, bytes: usize) {
-        let before = self.credits.pair(from, self.own).fetch_sub(bytes, Relaxed);
-        let half = self.limit / 2;
-        if before > half && before - bytes <= half {
+        let pair = self.credits.pair(from, self.own);
+        let left = pair.outstanding.fetch_sub(bytes, SeqCst) - bytes;
+        let half = pair.granted.load(Relaxed).min(self.limit) / 2;
+        if left <= half && self.credits.waiting[usize::from(from.0)].load(SeqCst) {
             self.push(from, Item::Credit);
         }
     }
 
+    /// Messages from `from` had so many takers here. The more a byte comes to, the fewer may be under way: else those
+    /// of others, which stand in the same line, would wait for seconds.
+    pub fn grant(&mut self, from: PeerId, takers: usize) {
+        let granted = (WORK / takers.max(1)).max(self.limit / LEAST_PART);
+        self.credits.pair(from, self.own).granted.store(granted, Relaxed);
+    }
+
     /// Whether publishers must pause: some peer, or this shard itself, is too far behind.
     pub fn over_credit(&self) -> bool {
-        if self.own_bytes > self.limit {
-            return true;
-        }
         self.lanes.iter().enumerate().any(|(to, lane)| {
-            let under_way = self.credits.under_way(self.own, PeerId(to as u16));
-            lane.bytes + under_way > self.limit
+            let pair = self.credits.pair(self.own, PeerId(to as u16));
+            let own = if to == usize::from(self.own.0) { self.own_bytes } else { 0 };
+            let under_way = pair.outstanding.load(SeqCst);
+            lane.bytes + own + under_way > pair.granted.load(Relaxed).min(self.limit)
         })
+    }
+
+    /// Says whether a publisher of this shard waits for credit. To be said before [`Outbox::over_credit`] is looked at
+    /// for the last time: then either that sees what was repaid, or who repays sees this.
+    pub fn await_credit(&self, waits: bool) {
+        self.credits.waiting[usize::from(self.own.0)].store(waits, SeqCst);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::message::QueueId;
+use crate::message::{PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
 use crate::target::{GroupTarget, Target};
@@ -73,6 +73,12 @@ impl Route {
             }
         }
         Ok(())
+    }
+
+    /// Where a queue or group of this route lives.
+    pub fn home(&self, queue: QueueId) -> Option<PeerId> {
+        let of_queue = self.queues.iter().find(|target| target.queue == queue).map(|target| target.home);
+        of_queue.or_else(|| self.groups.iter().find(|target| target.queue == queue).map(|target| target.home))
     }
 
     /// Gives back what [`Route::reserve`] took for a message that is not sent on after all.

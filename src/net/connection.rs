@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::broker::shard::ConnectionId;
 
@@ -14,6 +14,9 @@ use super::sockets::Reading;
 
 /// Reads for one wake-up, before other connections have their turn.
 const READS: usize = 4;
+
+/// After so long there is no further read: some packets cost far more than others.
+const SLICE: Duration = Duration::from_micros(200);
 
 /// Serves a connection until the shard lets go of it.
 pub(super) struct ConnectionTask {
@@ -40,7 +43,7 @@ impl Future for ConnectionTask {
         let mut reading = Reading::Ready;
         for _ in 0..READS {
             reading = socket.read(shard, scratch, now, cx);
-            if reading != Reading::Ready {
+            if reading != Reading::Ready || now.elapsed() >= SLICE {
                 break;
             }
         }

@@ -92,11 +92,11 @@ impl Lanes {
 pub(super) async fn receive(shell: Rc<Shell>, mut mail: mpsc::UnboundedReceiver<Mail>) {
     while let Some(first) = mail.recv().await {
         let start = Instant::now();
-        take(&shell, first, start);
+        take(&shell, first);
         while start.elapsed() < SLICE
             && let Ok(next) = mail.try_recv()
         {
-            take(&shell, next, start);
+            take(&shell, next);
         }
         shell.wake_flusher();
         if start.elapsed() >= SLICE {
@@ -105,9 +105,9 @@ pub(super) async fn receive(shell: Rc<Shell>, mut mail: mpsc::UnboundedReceiver<
     }
 }
 
-fn take(shell: &Rc<Shell>, mail: Mail, now: Instant) {
+fn take(shell: &Rc<Shell>, mail: Mail) {
     match mail {
-        Mail::Batch(batch) => shell.turn().shard.accept_batch(now, batch),
+        Mail::Batch(batch) => shell.turn().shard.accept_batch(batch),
         Mail::Handover(handover) => match tokio::net::TcpStream::from_std(handover.stream) {
             Ok(stream) => shell.attach(stream, handover.arrival),
             Err(error) => debug!(%error, "a socket could not be taken over"),

@@ -364,10 +364,7 @@ impl Session {
         if fits(self) {
             return true;
         }
-        for expired in self.queue.purge(cx.now) {
-            unaccount(&expired, cx);
-            self.drop_delivery(&expired, DropReason::Expired, cx);
-        }
+        self.purge(cx);
         while !fits(self) {
             // What a share group gave is not this session's to drop: another member may take it.
             let own = self.queue_id;
@@ -380,6 +377,14 @@ impl Session {
             self.drop_delivery(&oldest, DropReason::OverflowOldest, cx);
         }
         true
+    }
+
+    /// Drops what has expired in the queue.
+    pub fn purge(&mut self, cx: &mut Context<'_>) {
+        for expired in self.queue.purge(cx.now) {
+            unaccount(&expired, cx);
+            self.drop_delivery(&expired, DropReason::Expired, cx);
+        }
     }
 
     fn drop_delivery(&self, delivery: &Delivery, reason: DropReason, cx: &mut Context<'_>) {

@@ -12,6 +12,8 @@ use crate::message::QueueId;
 pub struct Queue {
     deliveries: VecDeque<Delivery>,
     bytes: usize,
+    /// None of them expires before this.
+    expires: Option<Instant>,
 }
 
 impl Queue {
@@ -37,14 +39,14 @@ impl Queue {
 
     /// Appends.
     pub fn push(&mut self, delivery: Delivery) {
-        self.bytes += delivery.message.size();
+        self.account_added(&delivery);
         self.deliveries.push_back(delivery);
     }
 
     /// Puts back at the head what had been taken, oldest first, keeping its order.
     pub fn push_head(&mut self, mut returned: Vec<Delivery>) {
         while let Some(delivery) = returned.pop() {
-            self.bytes += delivery.message.size();
+            self.account_added(&delivery);
             self.deliveries.push_front(delivery);
         }
     }
@@ -81,9 +83,14 @@ impl Queue {
         taken.into()
     }
 
-    /// Takes out what has expired.
+    /// Takes out what has expired. Where nothing can have, that costs nothing: a full queue asks at every message.
     pub fn purge(&mut self, now: Instant) -> Vec<Delivery> {
-        self.take(|delivery| delivery.message.expires.is_some_and(|at| at <= now))
+        if self.expires.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        let expired = self.take(|delivery| delivery.message.is_expired(now));
+        self.expires = self.deliveries.iter().filter_map(|delivery| delivery.message.expires).min();
+        expired
     }
 
     /// The delivery at `index` from the head.
@@ -101,6 +108,11 @@ impl Queue {
     /// Every delivery, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Delivery> {
         self.deliveries.iter()
+    }
+
+    fn account_added(&mut self, delivery: &Delivery) {
+        self.bytes += delivery.message.size();
+        self.expires = self.expires.into_iter().chain(delivery.message.expires).min();
     }
 
     fn account_removed(&mut self, delivery: &Delivery) {

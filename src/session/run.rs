@@ -9,6 +9,7 @@ use crate::message::Message;
 use crate::protocol::codec::PublishHeader;
 use crate::protocol::packet::{PacketId, QoS, Version};
 use crate::protocol::properties::{Property, encode_property};
+use crate::stats::DropReason;
 use crate::target::Identifiers;
 
 /// The encoded frames of a run's messages, for one version and QoS.
@@ -21,6 +22,8 @@ struct Frames {
     /// For each message above QoS 0: its index, and where its packet id stands.
     packet_ids: Vec<(u32, usize)>,
     largest: usize,
+    /// The size of the smallest message.
+    smallest: usize,
     payload_bytes: u64,
 }
 
@@ -75,7 +78,7 @@ impl Frames {
         self.unfit = !messages.iter().all(|message| fit(message));
         self.bytes.clear();
         self.packet_ids.clear();
-        (self.largest, self.payload_bytes) = (0, 0);
+        (self.largest, self.smallest, self.payload_bytes) = (0, usize::MAX, 0);
         if self.unfit {
             return;
         }
@@ -102,6 +105,7 @@ impl Frames {
             }
             self.bytes.extend_from_slice(message.payload());
             self.largest = self.largest.max(self.bytes.len() - start);
+            self.smallest = self.smallest.min(message.size());
             self.payload_bytes += message.payload().len() as u64;
         }
     }
@@ -154,6 +158,7 @@ impl Session {
         }
     }
 
+    /// Whether that was possible.
     fn deliver_ready(
         &mut self,
         run: &mut Run,
@@ -171,6 +176,12 @@ impl Session {
             return false;
         }
         let frames = run.frames(link.version, terms.qos, messages, cx);
+        if !frames.unfit && frames.packet_ids.is_empty() && !link.has_room(frames.smallest, cx.outbound_limit)
+        {
+            // One who does not read costs next to nothing.
+            cx.stats.count_drop(DropReason::Qos0SlowConsumer, messages.len() as u64);
+            return true;
+        }
         if frames.unfit
             || frames.largest > link.max_packet as usize
             || self.inflight.len() + frames.packet_ids.len() > usize::from(link.window)

@@ -5,7 +5,8 @@ use std::time::Duration;
 use weirmq::limits::{Limits, QueueRule};
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
-use weirmq::protocol::properties::Properties;
+use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
+use weirmq::protocol::reason::ReasonCode;
 use weirmq::stats::DropReason;
 
 use crate::world::*;
@@ -32,9 +33,9 @@ fn payloads(frames: &[Frame]) -> Vec<String> {
 }
 
 /// A world with durable queues for three messages.
-fn with_small_queues(limits: Limits) -> World {
+fn with_small_queues(shards: u16, limits: Limits) -> World {
     let rule = QueueRule { filter: "#".into(), max_messages: 3, ..QueueRule::default() };
-    World::with(WorldSettings { shards: 2, limits, queue_rules: vec![rule], ..WorldSettings::default() })
+    World::with(WorldSettings { shards, limits, queue_rules: vec![rule], ..WorldSettings::default() })
 }
 
 /// A packet that is answered, and how many bytes its answer has.
@@ -97,7 +98,7 @@ fn who_reads_slowly_is_not_taken_for_dead() {
 
 #[test]
 fn who_fills_its_own_queue_may_empty_it() {
-    let mut w = with_small_queues(Limits::default());
+    let mut w = with_small_queues(2, Limits::default());
     let c = w.resume(V4, "c");
     w.subscribe(c, "t", QoS::AtLeastOnce);
     let bytes: Vec<u8> = (1..=100).flat_map(|number| publish(number, &number.to_string())).collect();
@@ -128,7 +129,7 @@ fn who_fills_its_own_queue_may_empty_it() {
 #[test]
 fn what_is_parked_is_bounded_keeps_its_order_and_lets_the_rest_through() {
     let limits = Limits { receive_maximum: 10, ..Limits::default() };
-    let mut w = with_small_queues(limits);
+    let mut w = with_small_queues(2, limits);
     let c = w.resume(V4, "c");
     w.subscribe(c, "t", QoS::AtLeastOnce);
     w.cut(c);
@@ -159,7 +160,7 @@ fn what_is_parked_is_bounded_keeps_its_order_and_lets_the_rest_through() {
 #[test]
 fn what_is_parked_goes_with_its_connection_and_is_counted() {
     for goodbye in [true, false] {
-        let mut w = with_small_queues(Limits::default());
+        let mut w = with_small_queues(2, Limits::default());
         let c = w.resume(V4, "c");
         w.subscribe(c, "t", QoS::AtLeastOnce);
         w.cut(c);
@@ -176,5 +177,57 @@ fn what_is_parked_goes_with_its_connection_and_is_counted() {
         w.advance(Duration::from_secs(1));
         let soon = w.now + Duration::from_secs(60);
         assert!(w.shards.iter().all(|shard| shard.next_timeout().is_none_or(|at| at > soon)), "nobody waits");
+    }
+}
+
+#[test]
+fn a_flood_does_not_keep_others_from_publishing() {
+    let limits = Limits { lane_bytes: 4096, ..Limits::default() };
+    let mut w = World::with(WorldSettings { shards: 2, limits, ..WorldSettings::default() });
+    // By the sums of their bytes: the publishers live on one shard, the taker on the other.
+    let (flood, small, taker) = (w.connect(V4, "b"), w.connect(V4, "d"), w.connect(V4, "c"));
+    assert!(
+        w.clients[flood].shard == w.clients[small].shard && w.clients[small].shard != w.clients[taker].shard
+    );
+    w.subscribe(taker, "t", QoS::AtMostOnce);
+    let publish = |payload| encoded(V4, &Packet::Publish(message("t", QoS::AtMostOnce, payload)));
+    w.put_bytes(flood, &publish("flood").repeat(10_000));
+    w.put_bytes(small, &publish("small"));
+    assert!(!w.clients[small].backlog.is_empty(), "it has to wait");
+    for turn in 0.. {
+        assert!(turn < 20, "it waits while the flood goes on");
+        w.turn();
+        if payloads(&w.take(taker)).contains(&"small".to_owned()) {
+            break;
+        }
+    }
+    w.run();
+    assert!(w.clients[flood].backlog.is_empty(), "and the flood comes to its end");
+}
+
+#[test]
+fn what_has_expired_makes_room() {
+    let with_expiry = |seconds| {
+        let mut properties = PropertiesBuf::new();
+        properties.push(Property::MessageExpiryInterval(seconds));
+        properties
+    };
+    for (shards, filter) in [(1, "t"), (3, "t"), (1, "$share/g/t"), (3, "$share/g/t")] {
+        let mut w = with_small_queues(shards, Limits::default());
+        let c = w.resume(Version::V5, "c");
+        w.subscribe(c, filter, QoS::AtLeastOnce);
+        w.cut(c);
+        let p = w.connect(Version::V5, "p");
+        let properties = with_expiry(10);
+        let brief =
+            Publish { properties: properties.as_properties(), ..message("t", QoS::AtLeastOnce, "brief") };
+        for _ in 0..3 {
+            assert_eq!(w.publish_with(p, &brief), ReasonCode::Success);
+        }
+        assert_eq!(w.publish(p, "t", QoS::AtLeastOnce, "x"), ReasonCode::QuotaExceeded);
+        w.advance(Duration::from_secs(11));
+        // From another shard it is refused once more, for the queue is looked through only now.
+        let _ = w.publish(p, "t", QoS::AtLeastOnce, "1");
+        assert_eq!(w.publish(p, "t", QoS::AtLeastOnce, "2"), ReasonCode::Success);
     }
 }

@@ -295,7 +295,7 @@ impl World {
         for to in 0..self.shards.len() {
             let batch: Option<Batch> = self.shards[from].take_batch(PeerId(to as u16));
             if let Some(batch) = batch {
-                self.shards[to].accept_batch(self.now, batch);
+                self.shards[to].accept_batch(batch);
             }
         }
     }

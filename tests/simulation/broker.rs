@@ -144,7 +144,7 @@ impl Sim {
                     items.len(),
                     items.join(", ")
                 ));
-                self.shards[shard].accept_batch(self.now, batch);
+                self.shards[shard].accept_batch(batch);
             }
         }
         self.shards[shard].work(self.now);
@@ -409,6 +409,7 @@ fn brief_item(item: &Item) -> String {
         Item::Back { kept, .. } => format!("Back, {} kept", kept.len()),
         Item::Join(join) => format!("Join {}", join.token),
         Item::Leave { kept, last, .. } => format!("Leave, {} kept, last {last}", kept.len()),
+        Item::Purge(_) => "Purge".to_owned(),
         Item::Credit => "Credit".to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! The way out: what a peer, or this shard itself, forwarded is handed to the sessions and groups
 //! that live here. Consecutive messages with one route are delivered as a run.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::broker::group::{Give, Group, GroupContext};
 use crate::broker::outbox::{Batch, Item, Join};
 use crate::broker::route::Route;
 use crate::limits::ShareRule;
-use crate::message::{Message, QueueId};
+use crate::message::{Message, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
@@ -18,57 +19,98 @@ use crate::stats::DropReason;
 use crate::store::Record;
 use crate::target::GroupTarget;
 
-/// How much of a run is encoded together, at most.
-const RUN_BYTES: usize = 64 * 1024;
+/// How much of a run is encoded together, at most: the less, the more takers the last one had.
+pub(super) const RUN_BYTES: (usize, usize) = (4 * 1024, 64 * 1024);
+
+/// What a run may come to with all its takers.
+const RUN_TOTAL: usize = 8 * 1024 * 1024;
+
+/// What dealing with an item costs besides its deliveries, put as bytes.
+const ITEM_BYTES: usize = 64;
 
 /// How many bytes a turn delivers before it lets others have the thread.
 const TURN_BYTES: usize = 256 * 1024;
 
+/// A batch from a peer that is being dealt with.
+pub(super) struct Incoming {
+    from: PeerId,
+    items: VecDeque<Item>,
+    /// What it holds of the peer's credit.
+    bytes: usize,
+}
+
+/// Where an item comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Own,
+    Peers,
+}
+
 impl Shard {
-    /// Deals with a batch from a peer.
-    pub fn accept_batch(&mut self, now: Instant, batch: Batch) {
-        let mut items = batch.items.into_iter().peekable();
-        while let Some(item) = items.next() {
-            if let Item::Forward(message, route) = item {
-                self.begin_run(message);
-                while let Some(Item::Forward(message, _)) = items.next_if(|next| self.continues(next, &route))
-                {
-                    self.run_messages.push(message);
-                }
-                self.deliver_messages(now, &route);
-            } else {
-                self.accept(now, item);
-            }
-        }
-        self.outbox.repay(batch.from, batch.bytes);
+    /// Takes a batch from a peer; [`Shard::work`] deals with it.
+    pub fn accept_batch(&mut self, batch: Batch) {
+        self.inbox.push_back(Incoming { from: batch.from, items: batch.items.into(), bytes: batch.bytes });
     }
 
-    /// Deals with what this shard told itself and with retained replays, for one turn; whether there
+    /// Deals with what the peers and this shard itself told it and with retained replays, for one turn; whether there
     /// is more.
     pub fn work(&mut self, now: Instant) -> bool {
         let mut done = 0;
+        // One run from each in turn, so that neither holds the other up.
         while done < TURN_BYTES {
-            let Some(item) = self.outbox.pop_own() else { break };
-            if let Item::Forward(message, route) = item {
-                self.begin_run(message);
-                while self.outbox.front_own().is_some_and(|next| self.continues(next, &route))
-                    && let Some(Item::Forward(message, _)) = self.outbox.pop_own()
-                {
-                    self.run_messages.push(message);
-                }
-                done += self.deliver_messages(now, &route);
-            } else {
-                self.accept(now, item);
-                done += 64;
+            let before = done;
+            done += self.work_on(now, Source::Peers);
+            done += self.work_on(now, Source::Own);
+            if done == before {
+                break;
             }
         }
         self.replay_turn(now);
-        self.outbox.has_own() || self.replays.has_work()
+        self.resume_waiting();
+        self.outbox.has_own() || !self.inbox.is_empty() || self.replays.has_work()
     }
 
-    fn begin_run(&mut self, message: Arc<Message>) {
+    /// Deals with the next item from `source`, or a run of them; about how many bytes that were, 0 if there is none.
+    fn work_on(&mut self, now: Instant, source: Source) -> usize {
+        let Some(item) = self.next_item(source) else { return 0 };
+        let from = match source {
+            Source::Own => self.settings.id,
+            Source::Peers => self.inbox.front().map_or(self.settings.id, |incoming| incoming.from),
+        };
+        let Item::Forward(message, route) = item else {
+            self.accept(now, item);
+            return ITEM_BYTES;
+        };
         self.run_messages.clear();
         self.run_messages.push(message);
+        while self.front_item(source).is_some_and(|next| self.continues(next, &route))
+            && let Some(Item::Forward(message, _)) = self.next_item(source)
+        {
+            self.run_messages.push(message);
+        }
+        ITEM_BYTES + self.deliver_messages(now, from, &route)
+    }
+
+    fn next_item(&mut self, source: Source) -> Option<Item> {
+        if source == Source::Own {
+            return self.outbox.pop_own();
+        }
+        loop {
+            let incoming = self.inbox.front_mut()?;
+            if let Some(item) = incoming.items.pop_front() {
+                return Some(item);
+            }
+            let (from, bytes) = (incoming.from, incoming.bytes);
+            self.inbox.pop_front();
+            self.outbox.repay(from, bytes);
+        }
+    }
+
+    fn front_item(&self, source: Source) -> Option<&Item> {
+        match source {
+            Source::Own => self.outbox.front_own(),
+            Source::Peers => self.inbox.front()?.items.front(),
+        }
     }
 
     /// Whether an item goes on with the present run: the same route, the same publisher, and room.
@@ -78,16 +120,18 @@ impl Shard {
         let Some(first) = self.run_messages.first() else { return false };
         Arc::ptr_eq(other_route, route)
             && publisher(message) == publisher(first)
-            && self.run_messages.len() * first.size() < RUN_BYTES
+            && self.run_messages.len() * first.size() < self.run_bytes
     }
 
     /// Delivers the run that was gathered; about how many bytes that were.
-    fn deliver_messages(&mut self, now: Instant, route: &Route) -> usize {
+    fn deliver_messages(&mut self, now: Instant, from: PeerId, route: &Route) -> usize {
         let mut messages = std::mem::take(&mut self.run_messages);
         let bytes: usize = messages.iter().map(|message| message.size()).sum();
         let takers = self.deliver(now, route, &messages);
         messages.clear();
         self.run_messages = messages;
+        self.run_bytes = (RUN_TOTAL / takers.max(1)).clamp(RUN_BYTES.0, RUN_BYTES.1);
+        self.outbox.grant(from, takers);
         bytes * takers.max(1)
     }
 
@@ -97,6 +141,7 @@ impl Shard {
             Item::Forward(..) | Item::Credit => {}
             Item::Give { session, token, delivery } => self.given(now, session, token, delivery),
             Item::Join(join) => self.join(now, *join),
+            Item::Purge(queue) => self.purge(now, queue),
             Item::Settled { group, session, message } => {
                 self.with_group(now, group, |group, cx, give| group.settled(session, message, cx, give));
             }
@@ -115,6 +160,16 @@ impl Shard {
                     self.end_group(now, group);
                 }
             }
+        }
+    }
+
+    /// Drops what has expired in the queue of a session or group that lives here.
+    pub(super) fn purge(&mut self, now: Instant, queue: QueueId) {
+        if let Some(index) = self.by_queue.get(&queue).copied() {
+            self.sessions[index as usize].purge(&mut self.core.context(now));
+            self.after_progress(index);
+        } else {
+            self.with_group(now, queue, |group, cx, _| group.purge(cx));
         }
     }
 

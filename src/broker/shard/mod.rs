@@ -37,6 +37,7 @@ use crate::session::{Action, Context, Session};
 use crate::stats::Stats;
 use crate::store::Store;
 
+use deliver::{Incoming, RUN_BYTES};
 use pause::Waiting;
 use replay::Replays;
 
@@ -143,6 +144,8 @@ pub struct Shard {
     subscriptions: Subscriptions,
     routes: RouteCache,
     outbox: Outbox,
+    /// What peers told this shard, the oldest first.
+    inbox: VecDeque<Incoming>,
     timers: Timers,
     replays: Replays,
     sys: SysTopics,
@@ -154,6 +157,8 @@ pub struct Shard {
     retained_full: Option<Instant>,
     run: Run,
     run_messages: Vec<Arc<Message>>,
+    /// The size at which a run ends.
+    run_bytes: usize,
     last_queue: u64,
     last_message: u64,
     last_generation: u32,
@@ -238,6 +243,7 @@ impl Shard {
             subscriptions: Subscriptions::new(),
             routes: RouteCache::default(),
             outbox,
+            inbox: VecDeque::new(),
             timers: Timers::new(now),
             replays: Replays::default(),
             sys,
@@ -248,6 +254,7 @@ impl Shard {
             retained_full: None,
             run: Run::default(),
             run_messages: Vec::new(),
+            run_bytes: RUN_BYTES.1,
             last_queue: 0,
             last_message: 0,
             last_generation: 0,
@@ -430,10 +437,12 @@ impl Shard {
     /// Whether something waits that the flusher has to see to.
     pub fn has_work(&self) -> bool {
         self.outbox.has_work()
+            || !self.inbox.is_empty()
             || self.replays.has_work()
             || !self.dirty.is_empty()
             || !self.closed.is_empty()
             || !self.resumed.is_empty()
+            || self.has_credit_for_waiting()
     }
 
     /// Everything for one peer, at the turn's end.

@@ -1,6 +1,7 @@
 //! Back-pressure on clients: who is not read from, and until when. A lane is over its credit, a full queue rejects what
 //! an MQTT 3 client publishes, or a client does not read what it is answered.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{ConnectionId, Shard, Step, Taken, live};
@@ -20,8 +21,8 @@ const PARKED_BYTES: usize = 16 * 1024 * 1024;
 /// Connections that wait for something that is not their own.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// For a peer to catch up.
-    lanes: Vec<ConnectionId>,
+    /// For a peer to catch up, who has waited longest in front.
+    lanes: VecDeque<ConnectionId>,
     /// For room in a queue: those that have parked something, or would like to. One that is gone stays until the next
     /// retry.
     full: Vec<ConnectionId>,
@@ -49,7 +50,7 @@ impl Shard {
     /// Whether nothing that begins with `first` may be taken from this connection now: then it is paused.
     pub(super) fn pauses(&mut self, connection: ConnectionId, first: u8) -> bool {
         let publish = is_publish(first);
-        let over_credit = publish && self.outbox.over_credit();
+        let over_credit = publish && self.outbox.over_credit() && self.waits_for_credit();
         let limit = self.core.outbound_limit;
         let Some(link) = self.link_of(connection) else { return false };
         let pause = if link.is_unread(limit) {
@@ -61,7 +62,7 @@ impl Shard {
         };
         link.paused = Some(pause);
         if pause == Pause::Lanes {
-            self.waiting.lanes.push(connection);
+            self.waiting.lanes.push_back(connection);
         }
         true
     }
@@ -184,13 +185,38 @@ impl Shard {
         }
     }
 
-    /// The next paused connection that may go on.
-    pub fn next_resumed(&mut self) -> Option<ConnectionId> {
-        if !self.waiting.lanes.is_empty() && !self.outbox.over_credit() {
-            for connection in std::mem::take(&mut self.waiting.lanes) {
-                self.resume(connection);
+    /// Whether a publisher must wait, after all, now that whoever repays is told of it.
+    fn waits_for_credit(&self) -> bool {
+        self.outbox.await_credit(true);
+        let waits = self.outbox.over_credit();
+        if !waits && self.waiting.lanes.is_empty() {
+            self.outbox.await_credit(false);
+        }
+        waits
+    }
+
+    /// Whether one that waits for a peer may go on.
+    pub(super) fn has_credit_for_waiting(&self) -> bool {
+        !self.waiting.lanes.is_empty() && !self.outbox.over_credit()
+    }
+
+    /// Lets one connection go on that waits for a peer. One a turn: were all let at once, the first would use the
+    /// credit up each time, and the last never publish anything.
+    pub(super) fn resume_waiting(&mut self) {
+        while self.has_credit_for_waiting()
+            && let Some(connection) = self.waiting.lanes.pop_front()
+        {
+            if self.waiting.lanes.is_empty() {
+                self.outbox.await_credit(false);
+            }
+            if self.link_of(connection).is_some() {
+                return self.resume(connection);
             }
         }
+    }
+
+    /// The next paused connection that may go on.
+    pub fn next_resumed(&mut self) -> Option<ConnectionId> {
         self.resumed.pop_front()
     }
 

@@ -137,7 +137,7 @@ impl Shard {
             return self.publish_retained(now, message, origin);
         }
         let route = self.route(&message);
-        self.reserve(&route, &message)?;
+        self.reserve(now, &route, &message)?;
         let message = Arc::new(message);
         let ticket = self.record(&message, &route, origin);
         Ok(self.forward(message, route, ticket))
@@ -165,7 +165,7 @@ impl Shard {
             message.version = retained.next_version();
         }
         let route = self.route(&message);
-        self.reserve(&route, &message)?;
+        self.reserve(now, &route, &message)?;
         let message = Arc::new(message);
         if kept {
             keep(&mut retained, &message, clears);
@@ -187,12 +187,23 @@ impl Shard {
     }
 
     /// Takes places in every durable queue that the message goes to, or in none.
-    fn reserve(&mut self, route: &Route, message: &Message) -> Result<(), Refusal> {
-        route.reserve(message.qos, message.size()).map_err(|_| {
-            // The publisher is not told whose queue it is.
-            let detail = "a queue that this message goes to is full";
-            Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RejectedFull)
-        })
+    fn reserve(&mut self, now: Instant, route: &Route, message: &Message) -> Result<(), Refusal> {
+        let reserve = || route.reserve(message.qos, message.size());
+        let Err(full) = reserve() else { return Ok(()) };
+        // It may be full of what has expired: where it lives here, that goes at once, else before the next message.
+        match route.home(full) {
+            Some(home) if home == self.settings.id => {
+                self.purge(now, full);
+                if reserve().is_ok() {
+                    return Ok(());
+                }
+            }
+            Some(home) => self.outbox.push(home, Item::Purge(full)),
+            None => {}
+        }
+        // The publisher is not told whose queue it is.
+        let detail = "a queue that this message goes to is full";
+        Err(Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RejectedFull))
     }
 
     /// Pushes the message's record, if anything about it must outlive the process.
