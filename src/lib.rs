@@ -48,6 +48,7 @@
 pub mod arguments;
 pub mod broker;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod dev_certs;
 pub mod escaped;
@@ -63,3 +64,4 @@ pub mod session;
 pub mod stats;
 pub mod store;
 pub mod target;
+pub mod will;

@@ -15,13 +15,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("message", &["protocol"]),
     ("meter", &["protocol", "limits"]),
     ("target", &["protocol", "message", "meter"]),
-    ("store", &["protocol", "message", "meter", "target"]),
-    ("session", &["protocol", "message", "meter", "target", "limits", "stats", "outbound", "store"]),
+    ("clock", &[]),
+    ("will", &["protocol", "message"]),
+    ("store", &["protocol", "message", "meter", "target", "will", "clock", "escaped"]),
+    ("session", &["protocol", "message", "meter", "target", "limits", "stats", "outbound", "store", "will"]),
     (
         "broker",
         &[
             "protocol", "message", "meter", "target", "limits", "stats", "outbound", "store", "session",
-            "escaped",
+            "escaped", "will", "clock",
         ],
     ),
     ("config", &["limits", "protocol"]),
@@ -29,7 +31,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["protocol", "message", "limits", "stats", "outbound", "broker", "config", "escaped"]),
     ("client", &["protocol", "escaped"]),
     ("dev_certs", &[]),
-    ("server", &["broker", "config", "limits", "message", "net", "meter", "target", "stats", "store"]),
+    (
+        "server",
+        &["broker", "config", "limits", "message", "net", "meter", "target", "stats", "store", "clock"],
+    ),
     ("arguments", &["client", "dev_certs"]),
 ];
 

@@ -8,7 +8,6 @@ pub mod parked;
 pub mod queue;
 mod receive;
 pub mod run;
-pub mod will;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,10 +22,10 @@ use crate::stats::{DropReason, Stats};
 use crate::store::{Record, Store, Ticket};
 use crate::target::Identifiers;
 
+use crate::will::Will;
 use inflight::{Inflight, Step};
 use link::{Link, Written};
 use queue::Queue;
-use will::Will;
 
 pub use receive::{Action, check_user_properties};
 

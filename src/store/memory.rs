@@ -1,6 +1,6 @@
 //! The store that keeps nothing: every record is as durable as it will ever be when it is pushed.
 
-use super::{Record, Store, Ticket};
+use super::{Page, PageRequest, Pressure, Record, Store, Ticket};
 
 /// Completes every ticket at once.
 #[derive(Debug, Default)]
@@ -14,7 +14,27 @@ impl Store for MemoryStore {
         Ticket(self.pushed)
     }
 
+    fn flush(&mut self) {}
+
     fn durable(&self) -> Ticket {
         Ticket(self.pushed)
+    }
+
+    fn has_pages(&self) -> bool {
+        false
+    }
+
+    fn request(&mut self, _request: PageRequest) {}
+
+    fn next_page(&mut self) -> Option<Page> {
+        None
+    }
+
+    fn pressure(&self) -> Pressure {
+        Pressure::None
+    }
+
+    fn is_full(&self) -> bool {
+        false
     }
 }

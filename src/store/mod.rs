@@ -1,30 +1,40 @@
-//! The seam behind which messages and sessions become durable: a FIFO of records, and the position
-//! up to which they are. What is acknowledged waits for its [`Ticket`].
+//! The seam behind which messages and sessions become durable: a FIFO of records, the position up to which they are, and
+//! the pages by which what waits on disk comes back. What is acknowledged waits for its [`Ticket`].
 
+pub mod disk;
 pub mod memory;
+pub mod restored;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::message::{Message, MessageId, QueueId};
-use crate::protocol::packet::PacketId;
-use crate::target::{GroupTarget, Target};
+use crate::protocol::packet::{PacketId, QoS};
+use crate::target::{GroupTarget, Identifiers, Target};
+use crate::will::Will;
 
-/// A position in the store's FIFO. Work that waits for it may go on once [`Store::durable`] has
+/// A position in the store's FIFO, of one shard. Work that waits for it may go on once [`Store::durable`] has
 /// reached it. `Ticket(0)` waits for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
+
+/// Where a record stands in the journal: its segment in the upper half, its offset there in the lower. It rises with every
+/// record, and a message keeps it for life, wherever its body moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
 
 /// An event that must outlive the process. Records of one session are pushed in the order of its
 /// events; a message's record is pushed before any shard can deliver it.
 #[derive(Debug)]
 pub enum Record<'a> {
-    /// A message and every durable queue it goes to.
+    /// A message and every durable queue it goes to. One with a version is the retained message of its topic from now on,
+    /// or, without a payload, clears it.
     Message {
         /// The message.
         message: &'a Arc<Message>,
-        /// The durable queues it goes to.
+        /// The queues of sessions that match; those that take it at QoS 0, or by their retained replay, are not recorded.
         queues: &'a [Target],
-        /// The share groups it goes to.
+        /// The share groups that match; those that are not durable are not recorded.
         groups: &'a [GroupTarget],
         /// For a QoS 2 PUBLISH of a persistent session: the session and its packet id.
         received: Option<(QueueId, PacketId)>,
@@ -33,7 +43,7 @@ pub enum Record<'a> {
     },
     /// A publisher released a QoS 2 packet id (PUBREL).
     Released(QueueId, PacketId),
-    /// A QoS 2 delivery is bound to a packet id and about to leave.
+    /// A QoS 2 delivery is bound to a packet id and about to leave: its reference moves from its queue to the session.
     Sent {
         /// The session it is sent to.
         session: QueueId,
@@ -44,11 +54,13 @@ pub enum Record<'a> {
         /// The queue it comes from: the session's own or a share group's.
         from: QueueId,
     },
-    /// A subscriber confirmed a QoS 2 delivery (PUBREC): from now on only PUBREL is repeated.
+    /// A subscriber confirmed a QoS 2 delivery (PUBREC): its message is done with, and from now on only PUBREL is repeated.
     Stepped(QueueId, PacketId),
-    /// A message left a queue for good: acknowledged, expired, dropped or purged.
+    /// A packet id of a QoS 2 delivery is free again: by its PUBCOMP, or because the delivery was refused or not possible.
+    Completed(QueueId, PacketId),
+    /// A message left a queue for good: acknowledged, expired, dropped or purged. What was `Sent` has left it already.
     Acked(QueueId, MessageId),
-    /// A persistent session began, or its connection changed its expiry.
+    /// A persistent session as it is from now on: it began, its client came or went, its expiry or will changed.
     Session {
         /// The session's queue.
         queue: QueueId,
@@ -56,6 +68,10 @@ pub enum Record<'a> {
         client_id: &'a str,
         /// Session Expiry Interval in seconds; `u32::MAX` is never.
         expiry: u32,
+        /// Since when it has no connection; `None` while it has one.
+        detached: Option<Instant>,
+        /// Its will, if one is still to be published.
+        will: Option<&'a Will>,
     },
     /// A session ended: expired, or cleared by a clean start.
     SessionEnded(QueueId),
@@ -69,20 +85,105 @@ pub enum Record<'a> {
         options: u8,
         /// Subscription Identifier, 0 for none.
         identifier: u32,
-        /// The group's queue, for a shared subscription.
+        /// The group's queue, for a shared subscription: the first one begins the group.
         group: Option<QueueId>,
+        /// Retained publishes above this version reach it live.
+        since: u64,
+        /// A retained replay begins with it.
+        replay: bool,
     },
     /// A persistent session unsubscribed.
     Unsubscribed(QueueId, &'a str),
+    /// How far the retained replay of a subscription has come.
+    Replayed {
+        /// The session's queue.
+        session: QueueId,
+        /// The subscription's filter.
+        filter: &'a str,
+        /// The last topic that was replayed; `None`: the replay is finished.
+        topic: Option<&'a str>,
+    },
     /// The last member of a share group is gone.
     GroupEnded(QueueId),
 }
 
-/// Makes records durable, in the order they are pushed.
+/// Asks for what waits in a queue on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest {
+    /// The queue of a session or share group that lives on this shard.
+    pub queue: QueueId,
+    /// Comes back in the page.
+    pub serial: u32,
+    /// Only what stands behind this; `None`: from the queue's oldest on.
+    pub after: Option<Position>,
+    /// The page ends with the message that reaches this many bytes ([`Message::size`]).
+    pub max_bytes: usize,
+}
+
+/// What a queue holds on disk: in the order of the journal, every reference that was pushed before the request and behind
+/// its position, and not [`Record::Acked`] or [`Record::Sent`] before it; as many as the request has room for.
+#[derive(Debug)]
+pub struct Page {
+    /// The queue.
+    pub queue: QueueId,
+    /// That of the request.
+    pub serial: u32,
+    /// The messages.
+    pub entries: Vec<PageEntry>,
+    /// Where the next page goes on.
+    pub after: Position,
+    /// There was nothing more when it was asked for.
+    pub last: bool,
+}
+
+/// A message in a page, and how it is to be delivered.
+#[derive(Clone, Debug)]
+pub struct PageEntry {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The lower of its QoS and the subscription's.
+    pub qos: QoS,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// The Subscription Identifiers to tell.
+    pub identifiers: Identifiers,
+}
+
+/// What the store cannot take at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// It takes everything.
+    #[default]
+    None,
+    /// No PUBLISH is read until it has caught up.
+    Publishes,
+    /// Nothing that would push a record is read, and no delivery at QoS 1 or 2 begins.
+    Everything,
+}
+
+/// Makes records durable, in the order they are pushed: one shard's handle to the store.
 pub trait Store {
     /// Appends a record; never blocks, never fails.
     fn push(&mut self, record: Record<'_>) -> Ticket;
 
+    /// Hands on what was pushed: at the turn's end, before anybody else can hear of it.
+    fn flush(&mut self);
+
     /// Everything up to this position is durable.
     fn durable(&self) -> Ticket;
+
+    /// Whether what is pushed can be had again by [`Store::request`]. Otherwise every queue must stay in memory.
+    fn has_pages(&self) -> bool;
+
+    /// Asks for a page, behind everything that was pushed.
+    fn request(&mut self, request: PageRequest);
+
+    /// The next page that has come.
+    fn next_page(&mut self) -> Option<Page>;
+
+    /// How far it has fallen behind.
+    fn pressure(&self) -> Pressure;
+
+    /// Whether durable messages must be refused, for there is no room on the disk.
+    fn is_full(&self) -> bool;
 }

@@ -16,7 +16,7 @@ use weirmq::protocol::reason::ReasonCode;
 use weirmq::session::link::Link;
 use weirmq::session::{Action, Context, Delivery, Expiry, Session};
 use weirmq::stats::Stats;
-use weirmq::store::{Record, Store, Ticket};
+use weirmq::store::{Page, PageRequest, Pressure, Record, Store, Ticket};
 use weirmq::target::Identifiers;
 
 const OWN: QueueId = QueueId(7);
@@ -31,6 +31,26 @@ struct LaggingStore {
 }
 
 impl Store for LaggingStore {
+    fn flush(&mut self) {}
+
+    fn has_pages(&self) -> bool {
+        false
+    }
+
+    fn request(&mut self, _request: PageRequest) {}
+
+    fn next_page(&mut self) -> Option<Page> {
+        None
+    }
+
+    fn pressure(&self) -> Pressure {
+        Pressure::None
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
     fn push(&mut self, record: Record<'_>) -> Ticket {
         self.pushed += 1;
         if let Record::Sent { packet_id, .. } | Record::Stepped(_, packet_id) = record {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use weirmq::protocol::packet::*;
 use weirmq::protocol::reason::ReasonCode;
-use weirmq::store::{Record, Store, Ticket};
+use weirmq::store::{Page, PageRequest, Pressure, Record, Store, Ticket};
 
 use crate::common::dialogue::*;
 use crate::common::world::*;
@@ -20,6 +20,26 @@ struct Positions {
 struct SlowStore(Rc<Positions>);
 
 impl Store for SlowStore {
+    fn flush(&mut self) {}
+
+    fn has_pages(&self) -> bool {
+        false
+    }
+
+    fn request(&mut self, _request: PageRequest) {}
+
+    fn next_page(&mut self) -> Option<Page> {
+        None
+    }
+
+    fn pressure(&self) -> Pressure {
+        Pressure::None
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
     fn push(&mut self, _record: Record<'_>) -> Ticket {
         self.0.pushed.set(self.0.pushed.get() + 1);
         Ticket(self.0.pushed.get())

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use weirmq::message::{MessageId, QueueId};
 use weirmq::protocol::packet::QoS;
-use weirmq::store::{Record, Store, Ticket};
+use weirmq::store::{Page, PageRequest, Pressure, Record, Store, Ticket};
 
 /// What all shards have pushed.
 #[derive(Default)]
@@ -85,6 +85,26 @@ impl SimStore {
 }
 
 impl Store for SimStore {
+    fn flush(&mut self) {}
+
+    fn has_pages(&self) -> bool {
+        false
+    }
+
+    fn request(&mut self, _request: PageRequest) {}
+
+    fn next_page(&mut self) -> Option<Page> {
+        None
+    }
+
+    fn pressure(&self) -> Pressure {
+        Pressure::None
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
     fn push(&mut self, record: Record<'_>) -> Ticket {
         let mut journal = self.journal();
         journal.pushed += 1;

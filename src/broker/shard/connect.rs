@@ -11,10 +11,10 @@ use crate::protocol::packet::{ConnAck, Connect, Packet, Version};
 use crate::protocol::properties::{PropertiesBuf, Property};
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::session::link::{Answer, Link};
-use crate::session::will::Will;
 use crate::session::{Expiry, Membership, Session};
 use crate::stats::DropReason;
 use crate::store::{Record, Ticket};
+use crate::will::Will;
 
 impl Shard {
     /// Attaches a client. CONNACK, and whatever its session has waiting, is in the outbound buffer.
@@ -158,6 +158,8 @@ impl Shard {
                 queue: session.queue_id,
                 client_id: &session.client_id,
                 expiry: expiry.0,
+                detached: None,
+                will: session.will.as_deref(),
             }),
             false => Ticket(0),
         };

@@ -141,6 +141,8 @@ impl Shard {
             options: asked.options.to_bits(),
             identifier: asked.identifier,
             group: group_queue,
+            since,
+            replay: wants_retained && !shared,
         })
     }
 
