@@ -25,6 +25,8 @@ pub struct Client {
     pub filters: Vec<String>,
     /// For many connections: one of several addresses of this host.
     pub source: Option<Ipv4Addr>,
+    /// Its session outlives its connection.
+    pub persistent: bool,
 }
 
 /// Connected clients, by the number that they were given with.
@@ -54,13 +56,8 @@ impl Clients {
         qos: u8,
         tls: Option<&Arc<ClientConfig>>,
     ) -> io::Result<Clients> {
-        let mut all = Clients {
-            poll: Poll::new()?,
-            events: Events::with_capacity(4096),
-            links: Vec::with_capacity(clients.len()),
-            scratch: Scratch::new(),
-            took: Duration::ZERO,
-        };
+        let mut all = Clients::empty()?;
+        all.links.reserve(clients.len());
         let start = Instant::now();
         // For each: how many answers it still waits for.
         let mut waiting: Vec<u8> = Vec::with_capacity(clients.len());
@@ -88,6 +85,26 @@ impl Clients {
         Ok(all)
     }
 
+    /// Begins to connect one client, whose CONNACK is for the caller to read with all that follows it.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn open_one(port: u16, client: &Client) -> io::Result<Clients> {
+        let mut one = Clients::empty()?;
+        one.open(port, client, None)?;
+        Ok(one)
+    }
+
+    fn empty() -> io::Result<Clients> {
+        Ok(Clients {
+            poll: Poll::new()?,
+            events: Events::with_capacity(4096),
+            links: Vec::new(),
+            scratch: Scratch::new(),
+            took: Duration::ZERO,
+        })
+    }
+
     fn open(&mut self, port: u16, client: &Client, tls: Option<&Arc<ClientConfig>>) -> io::Result<()> {
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let tls = tls.map(|config| ClientConnection::new(config.clone(), name)).transpose();
@@ -96,7 +113,7 @@ impl Clients {
             Box::new(tls)
         });
         let mut link = Link::connect(port, client.source, tls)?;
-        link.out = wire::connect(&client.id)?;
+        link.out = wire::connect(&client.id, !client.persistent)?;
         let token = Token(self.links.len());
         self.poll.registry().register(&mut link.stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.links.push(link);

@@ -27,6 +27,7 @@ pub fn run(broker: &Broker, connections: usize, window: Duration) -> Result<Metr
             id: format!("device-{i:05}"),
             filters: vec![format!("devices/{i:05}/commands")],
             source: Some(Ipv4Addr::new(127, 1, (address / 200) as u8, 1 + (address % 200) as u8)),
+            persistent: false,
         }
     };
     let before = (Memory::of(broker.pid())?, Cpu::of(broker.pid())?);

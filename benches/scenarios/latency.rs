@@ -33,9 +33,14 @@ pub fn run(broker: &Broker, scenario: &Scenario, window: Duration) -> Result<Met
     let mut all: Vec<_> = subscribers
         .into_iter()
         .enumerate()
-        .map(|(i, filters)| Client { id: format!("subscriber-{i}"), filters, source: None })
+        .map(|(i, filters)| Client {
+            id: format!("subscriber-{i}"),
+            filters,
+            source: None,
+            persistent: false,
+        })
         .collect();
-    all.push(Client { id: "publisher".to_owned(), filters: Vec::new(), source: None });
+    all.push(Client { id: "publisher".to_owned(), filters: Vec::new(), source: None, persistent: false });
     let mut clients = Clients::connect(broker.port, &all, scenario.qos, None)?;
 
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;

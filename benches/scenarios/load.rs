@@ -83,12 +83,17 @@ pub fn run(
 /// Subscribers first, then publishers.
 fn clients_of(layout: Layout) -> Vec<Client> {
     let subscribers = layout.subscribers().into_iter().enumerate();
-    let subscribers =
-        subscribers.map(|(i, filters)| Client { id: format!("subscriber-{i}"), filters, source: None });
+    let subscribers = subscribers.map(|(i, filters)| Client {
+        id: format!("subscriber-{i}"),
+        filters,
+        source: None,
+        persistent: false,
+    });
     let publishers = (0..layout.publishers()).map(|i| Client {
         id: format!("publisher-{i}"),
         filters: Vec::new(),
         source: None,
+        persistent: false,
     });
     subscribers.chain(publishers).collect()
 }

@@ -2,6 +2,7 @@
 //! `benches/README.md` for what each scenario is and how to read the figures.
 
 mod args;
+mod backlog;
 mod client;
 mod floor;
 mod idle;
@@ -84,13 +85,14 @@ fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
 
 /// One measurement of one broker, started afresh.
 fn run(scenario: &Scenario, peer: &Peer, args: &Args, round: u32) -> Result<report::Metrics, Box<dyn Error>> {
-    let broker = Broker::start(peer, scenario.tls)?;
+    let mut broker = Broker::start(peer, scenario)?;
     let seconds = Duration::from_secs(args.seconds);
     let profile = args.profile.then(|| report::profile_path(scenario.name, &peer.name, round)).transpose()?;
     Ok(match &scenario.kind {
         Kind::Load(shape) => load::run(&broker, scenario, shape, seconds, profile.as_deref())?,
         Kind::Latency => latency::run(&broker, scenario, seconds)?,
         Kind::Idle { connections } => idle::run(&broker, *connections, seconds)?,
+        Kind::Backlog(shape) => backlog::run(&mut broker, scenario, shape)?,
     })
 }
 

@@ -82,7 +82,9 @@ impl Peer {
             (Make::Floor { .. }, Kind::Load(load)) => {
                 scenario.qos == 0 && !scenario.tls && load.layout != Layout::Wild
             }
-            (Make::Floor { .. }, Kind::Idle { .. }) => false,
+            (Make::Floor { .. }, Kind::Idle { .. } | Kind::Backlog(_)) => false,
+            // It keeps nothing for who is not there.
+            (Make::Rumqttd, Kind::Backlog(_)) => false,
             // It delivers nothing there.
             (Make::Rumqttd, Kind::Load(load)) => load.layout != Layout::Wild,
             _ => true,
@@ -93,6 +95,7 @@ impl Peer {
 /// A running broker. It ends when this is dropped.
 pub struct Broker {
     child: Child,
+    command: Command,
     pub port: u16,
     /// For clients, if it speaks TLS.
     pub tls: Option<Arc<ClientConfig>>,
@@ -104,7 +107,8 @@ impl Broker {
     ///
     /// # Errors
     /// If it does not come up; with what it said.
-    pub fn start(peer: &Peer, tls: bool) -> io::Result<Broker> {
+    pub fn start(peer: &Peer, scenario: &Scenario) -> io::Result<Broker> {
+        let tls = scenario.tls;
         let folder = tempfile::tempdir()?;
         if tls {
             certificates(folder.path())?;
@@ -112,19 +116,32 @@ impl Broker {
         let client = tls.then(|| client_config(folder.path())).transpose()?;
         let port = free_port()?;
         let said = fs::File::create(folder.path().join("said"))?;
-        let child = command(peer, folder.path(), port, tls)?
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(said.try_clone()?)
-            .stderr(said)
-            .spawn()?;
-        let mut broker = Broker { child, port, tls: client, folder };
+        let mut command = command(peer, folder.path(), port, scenario)?;
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        let child = command.spawn()?;
+        let mut broker = Broker { child, command, port, tls: client, folder };
         broker.wait_until_it_listens()?;
         Ok(broker)
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The folder that it works in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Kills it as the system would, starts it again in the same folder and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not come up; with what it said.
+    pub fn kill_and_restart(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = self.command.spawn()?;
+        self.wait_until_it_listens()
     }
 
     fn wait_until_it_listens(&mut self) -> io::Result<()> {
@@ -153,7 +170,8 @@ fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn command(peer: &Peer, folder: &Path, port: u16, tls: bool) -> io::Result<Command> {
+fn command(peer: &Peer, folder: &Path, port: u16, scenario: &Scenario) -> io::Result<Command> {
+    let tls = scenario.tls;
     let mut command = Command::new(&peer.program);
     let file = folder.join("config.toml");
     match peer.make {
@@ -162,7 +180,7 @@ fn command(peer: &Peer, folder: &Path, port: u16, tls: bool) -> io::Result<Comma
             command.arg("-c").arg(&file);
         }
         Make::Mosquitto => {
-            fs::write(&file, mosquitto_config(folder, port, tls))?;
+            fs::write(&file, mosquitto_config(folder, port, scenario))?;
             command.arg("-c").arg(&file);
         }
         Make::Rumqttd => {
@@ -187,16 +205,21 @@ fn weirmq_config(port: u16, tls: bool) -> String {
     )
 }
 
-fn mosquitto_config(folder: &Path, port: u16, tls: bool) -> String {
+fn mosquitto_config(folder: &Path, port: u16, scenario: &Scenario) -> String {
     let folder = folder.display();
-    let tls = if tls {
+    // In memory, written down now and then and at the end: what it does where it persists at all.
+    let persistence = match scenario.kind {
+        Kind::Backlog(_) => format!("persistence true\npersistence_location {folder}/\n"),
+        _ => "persistence false\n".to_owned(),
+    };
+    let tls = if scenario.tls {
         format!("certfile {folder}/server.pem\nkeyfile {folder}/server.key\ntls_version tlsv1.3\n")
     } else {
         String::new()
     };
     // It would give up root, and could not read the folder then.
     format!(
-        "user root\nlistener {port} 127.0.0.1\n{tls}allow_anonymous true\npersistence false\n\
+        "user root\nlistener {port} 127.0.0.1\n{tls}allow_anonymous true\n{persistence}\
          set_tcp_nodelay true\nmax_inflight_messages 1000\nmax_queued_messages 0\n\
          log_dest stderr\nlog_type error\n"
     )

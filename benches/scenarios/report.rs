@@ -74,12 +74,29 @@ const IDLE: &[Column] = &[
     ("cores while idle", "idle_cores", digits),
 ];
 
+const BACKLOG: &[Column] = &[
+    ("ingest/s", "ingest_per_second", thousands),
+    ("CPU s per million in", "ingest_cpu_per_million", digits),
+    ("p99 ms to PUBACK", "acknowledged_p99_ms", digits),
+    ("at most", "acknowledged_max_ms", digits),
+    ("acknowledged but lost", "lost", whole),
+    ("restart ms", "restart_ms", whole),
+    ("drain/s", "drain_per_second", thousands),
+    ("CPU s per million out", "drain_cpu_per_million", digits),
+    ("MiB above idle at most", "resident_bytes_above_idle", mebibytes),
+    ("generator's cores", "generator_cores", digits),
+    ("twice", "duplicated", whole),
+    ("out of order", "reordered", whole),
+    ("fdatasync µs", "sync_us", digits),
+];
+
 /// What ratios are taken of.
 fn key(scenario: &Scenario) -> &'static str {
     match scenario.kind {
         Kind::Load(_) => "cpu_seconds_per_million",
         Kind::Latency => "p50_ms",
         Kind::Idle { .. } => "bytes_per_connection",
+        Kind::Backlog(_) => "ingest_per_second",
     }
 }
 
@@ -88,6 +105,7 @@ fn columns(scenario: &Scenario) -> &'static [Column] {
         Kind::Load(_) => LOAD,
         Kind::Latency => LATENCY,
         Kind::Idle { .. } => IDLE,
+        Kind::Backlog(_) => BACKLOG,
     }
 }
 

@@ -22,6 +22,20 @@ pub enum Kind {
     Latency,
     /// What many connections cost that do nothing.
     Idle { connections: usize },
+    /// A backlog for an offline session: taken in, kept, given out.
+    Backlog(Backlog),
+}
+
+/// So many messages for one persistent session that is not there.
+#[derive(Debug)]
+pub struct Backlog {
+    pub publishers: usize,
+    /// Of all publishers together.
+    pub messages: u64,
+    /// Unacknowledged at a time, of all publishers together.
+    pub window: u64,
+    /// The broker is killed before the session comes back.
+    pub kill: bool,
 }
 
 /// As many messages as the broker delivers, with so many outstanding.
@@ -41,6 +55,8 @@ pub enum Layout {
     Pairs { pairs: usize },
     /// [`WILD_DEVICES`] devices; for each four filters with wildcards, of which three match a topic of it.
     Wild,
+    /// Each publisher has a topic of its own; one subscriber takes them all.
+    Backlog { publishers: usize },
 }
 
 pub const WILD_DEVICES: usize = 25_000;
@@ -80,7 +96,21 @@ const ALL: &[Scenario] = &[
         payload: 64,
         tls: true,
     },
+    backlog("durable", "200,000 × 256 B, QoS 1, to an offline session; SIGKILL; drain", 1, 200_000, true),
+    backlog("durable8", "2,000,000 × 256 B, QoS 1, of 8 publishers; SIGKILL; drain", 8, 2_000_000, true),
+    backlog("backlog", "200,000 × 256 B, QoS 1, to an offline session that comes back", 1, 200_000, false),
 ];
+
+const fn backlog(
+    name: &'static str,
+    summary: &'static str,
+    publishers: usize,
+    messages: u64,
+    kill: bool,
+) -> Scenario {
+    let kind = Kind::Backlog(Backlog { publishers, messages, window: 1_000, kill });
+    Scenario { name, summary, kind, qos: 1, payload: 256, tls: false }
+}
 
 const FAN: Layout = Layout::Fan { subscribers: 1_000 };
 const PAIRS: Layout = Layout::Pairs { pairs: 50 };
@@ -126,6 +156,7 @@ impl Layout {
                 }
                 filters
             }
+            Layout::Backlog { .. } => vec![vec!["backlog/#".to_owned()]],
         }
     }
 
@@ -134,6 +165,7 @@ impl Layout {
             Layout::Fan { .. } => 1,
             Layout::Pairs { pairs } => pairs,
             Layout::Wild => WILD_PUBLISHERS,
+            Layout::Backlog { publishers } => publishers,
         }
     }
 
@@ -142,6 +174,7 @@ impl Layout {
             Layout::Fan { .. } => 1,
             Layout::Pairs { pairs } => pairs,
             Layout::Wild => 2 * WILD_DEVICES,
+            Layout::Backlog { publishers } => publishers,
         }
     }
 
@@ -154,6 +187,7 @@ impl Layout {
                 let (site, unit) = wild_place(topic / 2);
                 format!("site/{site}/dev/{unit}/{}", ["temp", "hum"][topic % 2])
             }
+            Layout::Backlog { .. } => format!("backlog/{topic}"),
         }
     }
 
@@ -161,7 +195,7 @@ impl Layout {
     pub fn publisher(self, topic: usize) -> usize {
         match self {
             Layout::Fan { .. } => 0,
-            Layout::Pairs { .. } => topic,
+            Layout::Pairs { .. } | Layout::Backlog { .. } => topic,
             Layout::Wild => (topic / 2) % WILD_PUBLISHERS,
         }
     }
@@ -170,7 +204,7 @@ impl Layout {
     pub fn next_topic(self, publisher: usize, random: &mut fastrand::Rng) -> usize {
         match self {
             Layout::Fan { .. } => 0,
-            Layout::Pairs { .. } => publisher,
+            Layout::Pairs { .. } | Layout::Backlog { .. } => publisher,
             Layout::Wild => {
                 let device = random.usize(..WILD_DEVICES / WILD_PUBLISHERS) * WILD_PUBLISHERS + publisher;
                 2 * device + random.usize(..2)
@@ -182,7 +216,7 @@ impl Layout {
     pub fn takers(self) -> usize {
         match self {
             Layout::Fan { subscribers } => subscribers,
-            Layout::Pairs { .. } => 1,
+            Layout::Pairs { .. } | Layout::Backlog { .. } => 1,
             Layout::Wild => WILD_TAKERS,
         }
     }
@@ -193,6 +227,7 @@ impl Layout {
         match self {
             Layout::Fan { .. } => (topic == 0).then_some(subscriber),
             Layout::Pairs { .. } => (topic == subscriber).then_some(subscriber),
+            Layout::Backlog { .. } => Some(topic),
             Layout::Wild => {
                 // The third shape takes only temp, the fourth only hum.
                 let shapes = [0, 1, 2 + topic % 2];

@@ -113,10 +113,11 @@ pub fn put_puback(packet_id: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0x40, 2, high, low]);
 }
 
-/// CONNECT of a clean session, with a keep alive that is longer than a run.
-pub fn connect(client_id: &str) -> io::Result<Vec<u8>> {
+/// CONNECT with a keep alive that is longer than a run.
+pub fn connect(client_id: &str, clean_session: bool) -> io::Result<Vec<u8>> {
     let mut packet = v4::Connect::new(client_id);
     packet.keep_alive = 3600;
+    packet.clean_session = clean_session;
     written(|out| packet.write(out))
 }
 
