@@ -165,7 +165,7 @@ impl Default for QueueRule {
         QueueRule {
             filter: "#".to_owned(),
             max_messages: 0,
-            max_bytes: 64 * MIB as u64,
+            max_bytes: 4 * 1024 * MIB as u64,
             overflow: Overflow::Reject,
         }
     }

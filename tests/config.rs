@@ -117,7 +117,7 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
     assert_eq!(config.limits.max_inflight, 32);
     let [orders, all] = &config.queues[..] else { panic!("{:?}", config.queues) };
     assert_eq!((orders.filter.as_str(), orders.max_messages), ("orders/#", 10));
-    assert_eq!((orders.max_bytes, orders.overflow), (64 << 20, Overflow::DropOldest));
+    assert_eq!((orders.max_bytes, orders.overflow), (4 << 30, Overflow::DropOldest));
     assert_eq!((all.filter.as_str(), all.overflow), ("#", Overflow::Reject));
     assert_eq!(ShareRule::strategy(&config.shared_subscriptions, "sms"), Strategy::HashTopic);
     assert_eq!(ShareRule::strategy(&config.shared_subscriptions, "mail"), Strategy::RoundRobin);
