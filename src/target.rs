@@ -38,6 +38,8 @@ pub struct GroupTarget {
     pub filter: Arc<str>,
     /// Its ShareName.
     pub group: Arc<str>,
+    /// It has a persistent member: what it takes at QoS 1 or 2 is kept on disk.
+    pub durable: bool,
     /// How full its queue is.
     pub meter: Arc<QueueMeter>,
 }

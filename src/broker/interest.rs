@@ -92,6 +92,8 @@ struct Group {
     queue: QueueId,
     home: PeerId,
     members: u32,
+    /// Those of them that are persistent sessions.
+    persistent: u32,
     filter: Arc<str>,
     meter: Arc<QueueMeter>,
 }
@@ -140,19 +142,27 @@ impl Interest {
         had
     }
 
-    /// Counts a member of `group` on `filter` (without `$share/` and the group). The first one makes the group: its
+    /// The queue of `group` on `filter` (without `$share/` and the group), if it has a member.
+    pub fn group(&self, filter: &str, group: &str) -> Option<QueueId> {
+        let durable = self.filters.get(filter)?.durable.as_ref()?;
+        Some(durable.groups.get(group)?.queue)
+    }
+
+    /// Counts a member of `group` on `filter`, a persistent session or not. The first one makes the group: its
     /// queue lives on `home` and has the number and meter that `new_queue` gives.
     pub fn join(
         &mut self,
         filter: &str,
         group: &str,
         home: PeerId,
+        persistent: bool,
         new_queue: impl FnOnce() -> (QueueId, Arc<QueueMeter>),
     ) -> Joined {
         self.memberships += 1;
         let groups = &mut self.durable(filter).groups;
         if let Some(group) = groups.get_mut(group) {
             group.members += 1;
+            group.persistent += u32::from(persistent);
             return Joined {
                 queue: group.queue,
                 home: group.home,
@@ -162,15 +172,17 @@ impl Interest {
         }
         let (queue, meter) = new_queue();
         let joined = Joined { queue, home, meter: Arc::clone(&meter), created: true };
-        groups.insert(group.into(), Group { queue, home, members: 1, filter: filter.into(), meter });
+        let (filter, persistent) = (filter.into(), u32::from(persistent));
+        groups.insert(group.into(), Group { queue, home, members: 1, persistent, filter, meter });
         joined
     }
 
-    /// Counts a member of `group` on `filter` less. `None` if there is no such group.
-    pub fn leave(&mut self, filter: &str, group: &str) -> Option<Left> {
+    /// Counts a member of `group` on `filter` less, a persistent session or not. `None` if there is no such group.
+    pub fn leave(&mut self, filter: &str, group: &str, persistent: bool) -> Option<Left> {
         let groups = &mut self.durable_of(filter)?.groups;
         let entry = groups.get_mut(group)?;
         entry.members -= 1;
+        entry.persistent -= u32::from(persistent);
         let left = Left { queue: entry.queue, home: entry.home, last: entry.members == 0 };
         if left.last {
             groups.remove(group);
@@ -182,8 +194,7 @@ impl Interest {
 
     /// Whether `group` on `filter` is there with `queue`: a message to that queue from before may meet a new group.
     pub fn has_group(&self, filter: &str, group: &str, queue: QueueId) -> bool {
-        let durable = self.filters.get(filter).and_then(|entry| entry.durable.as_ref());
-        durable.and_then(|durable| durable.groups.get(group)).is_some_and(|group| group.queue == queue)
+        self.group(filter, group) == Some(queue)
     }
 
     /// Where a message to `topic` goes that `publisher` published. With `None` the route holds for all but the
@@ -273,6 +284,7 @@ impl Group {
             home: self.home,
             filter: Arc::clone(&self.filter),
             group: Arc::clone(name),
+            durable: self.persistent > 0,
             meter: Arc::clone(&self.meter),
         }
     }
@@ -482,14 +494,14 @@ mod tests {
         let member = model.groups.iter().position(|held| held.0 == filter && held.1 == name);
         if let Some(step) = add {
             let new = QueueId(100 + step);
-            let joined = interest.join(&filter, name, PeerId(0), || (new, meter()));
+            let joined = interest.join(&filter, name, PeerId(0), false, || (new, meter()));
             assert_eq!(joined.created, member.is_none(), "seed {seed}");
             assert_eq!(joined.queue, member.map_or(new, |member| model.groups[member].2), "seed {seed}");
             assert!(interest.has_group(&filter, name, joined.queue));
             model.groups.push((filter, name.to_owned(), joined.queue));
             return;
         }
-        let left = interest.leave(&filter, name);
+        let left = interest.leave(&filter, name, false);
         assert_eq!(left.is_some(), member.is_some(), "seed {seed}");
         if let (Some(left), Some(member)) = (left, member) {
             let queue = model.groups.swap_remove(member).2;
@@ -520,7 +532,7 @@ mod tests {
                 interest.unsubscribe(&filter, held.queue);
             }
             for (filter, name, _) in model.groups {
-                interest.leave(&filter, &name);
+                interest.leave(&filter, &name, false);
             }
             assert_eq!((interest.filters(), interest.bytes()), (0, 0), "seed {}", samples.seed);
         }
@@ -557,24 +569,40 @@ mod tests {
     #[test]
     fn a_group_that_ended_comes_back_with_a_new_queue() {
         let mut interest = Interest::new();
-        let first = interest.join("a/+", "g", PeerId(2), || (QueueId(1), meter()));
-        let second = interest.join("a/+", "g", PeerId(0), || unreachable!("the group has a queue"));
+        let first = interest.join("a/+", "g", PeerId(2), false, || (QueueId(1), meter()));
+        let second = interest.join("a/+", "g", PeerId(0), false, || unreachable!("the group has a queue"));
         assert!(first.created && !second.created);
         assert_eq!((second.queue, second.home), (QueueId(1), PeerId(2)));
         let group = &interest.route("a/b", None).groups[0];
         assert_eq!((&*group.filter, &*group.group, group.home), ("a/+", "g", PeerId(2)));
         assert!(Arc::ptr_eq(&group.meter, &first.meter));
         let home = PeerId(2);
-        assert_eq!(interest.leave("a/+", "g"), Some(Left { queue: QueueId(1), home, last: false }));
-        assert_eq!(interest.leave("a/+", "g"), Some(Left { queue: QueueId(1), home, last: true }));
-        assert_eq!(interest.leave("a/+", "g"), None);
+        let left = |last| Some(Left { queue: QueueId(1), home, last });
+        assert_eq!(interest.leave("a/+", "g", false), left(false));
+        assert_eq!(interest.leave("a/+", "g", false), left(true));
+        assert_eq!(interest.leave("a/+", "g", false), None);
         assert!(interest.route("a/b", None).is_empty());
-        assert!(interest.join("a/+", "g", PeerId(2), || (QueueId(9), meter())).created);
+        assert!(interest.join("a/+", "g", PeerId(2), false, || (QueueId(9), meter())).created);
         assert!(
             !interest.has_group("a/+", "g", QueueId(1)),
             "what is late for the old one must not meet the new"
         );
         assert!(interest.has_group("a/+", "g", QueueId(9)));
+    }
+
+    #[test]
+    fn a_group_is_durable_while_it_has_a_persistent_member() {
+        let mut interest = Interest::new();
+        let durable = |interest: &Interest| interest.route("a", None).groups[0].durable;
+        let join = |interest: &mut Interest, persistent| {
+            interest.join("a", "g", PeerId(0), persistent, || (QueueId(1), meter()));
+            durable(interest)
+        };
+        assert!(!join(&mut interest, false));
+        assert!(join(&mut interest, true));
+        assert!(join(&mut interest, false));
+        interest.leave("a", "g", true);
+        assert!(!durable(&interest));
     }
 
     #[test]

@@ -49,9 +49,10 @@ impl Route {
         queues + self.groups.len()
     }
 
-    /// Whether a message at `qos` is kept in a queue of this route until it is acknowledged.
+    /// Whether a message at `qos` is kept on disk for a queue of this route until it is acknowledged.
     pub fn keeps(&self, qos: QoS) -> bool {
-        qos > QoS::AtMostOnce && (self.max_qos > QoS::AtMostOnce || !self.groups.is_empty())
+        let shared = || self.groups.iter().any(|group| group.durable);
+        qos > QoS::AtMostOnce && (self.max_qos > QoS::AtMostOnce || shared())
     }
 
     /// Whether `publisher` must not use this route, since No Local keeps its own messages from it.
@@ -190,6 +191,7 @@ mod tests {
             home,
             filter: "f".into(),
             group: "g".into(),
+            durable: true,
             meter: meter(max_messages),
         }
     }
@@ -247,9 +249,10 @@ mod tests {
         let low = route(0, vec![target(1, QoS::AtMostOnce, 9)], vec![]);
         let high = route(0, vec![target(1, QoS::ExactlyOnce, 9)], vec![]);
         let shared = route(0, vec![], vec![group(1, 9)]);
-        let kept = |qos| [&transient, &low, &high, &shared].map(|route| route.keeps(qos));
-        assert_eq!(kept(QoS::AtMostOnce), [false; 4]);
-        assert_eq!(kept(QoS::AtLeastOnce), [false, false, true, true]);
+        let passing = route(0, vec![], vec![GroupTarget { durable: false, ..group(1, 9) }]);
+        let kept = |qos| [&transient, &low, &high, &shared, &passing].map(|route| route.keeps(qos));
+        assert_eq!(kept(QoS::AtMostOnce), [false; 5]);
+        assert_eq!(kept(QoS::AtLeastOnce), [false, false, true, true, false]);
     }
 
     #[test]

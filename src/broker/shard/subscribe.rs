@@ -20,8 +20,8 @@ use crate::protocol::properties::Property;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::protocol::topic;
 use crate::session::link::Answer;
-use crate::session::{Membership, SessionSubscription, check_user_properties};
-use crate::store::{Record, Ticket};
+use crate::session::{Membership, Session, SessionSubscription, check_user_properties};
+use crate::store::{Record, Store, Ticket};
 
 /// One filter of a SUBSCRIBE.
 #[derive(Clone, Copy)]
@@ -29,6 +29,28 @@ struct Asked<'a> {
     filter: &'a str,
     options: SubscribeOptions,
     identifier: u32,
+}
+
+impl<'a> Asked<'a> {
+    /// The record of it as a persistent session's subscription.
+    fn record(&self, session: QueueId, group: Option<QueueId>, since: u64, replay: bool) -> Record<'a> {
+        Record::Subscribed {
+            session,
+            filter: self.filter,
+            options: self.options.to_bits(),
+            identifier: self.identifier,
+            group,
+            since,
+            replay,
+        }
+    }
+}
+
+/// Pushes a record and hands it on: from the moment that Interest names a queue, any shard may push a message for it.
+fn record_first(store: &mut dyn Store, record: Record<'_>) -> Ticket {
+    let ticket = store.push(record);
+    store.flush();
+    ticket
 }
 
 impl Shard {
@@ -101,20 +123,28 @@ impl Shard {
         let session = &self.sessions[index as usize];
         let existing = session.subscription(asked.filter).map(|held| held.group.clone());
         let existed = existing.is_some();
-        let (queue_id, persistent) = (session.queue_id, session.persistent);
         let shared = asked.filter.starts_with("$share/");
-        let mut since = 0;
-        let group = if shared {
-            Some(self.join_group(index, asked, existing.flatten()))
+        let wants_retained = match asked.options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]; shared subscriptions get none.
+        let replays = wants_retained && !shared;
+        let (mut since, mut group) = (0, None);
+        let ticket = if shared {
+            let (membership, ticket) = self.join_group(index, asked, existing.flatten());
+            group = Some(membership);
+            ticket
         } else {
-            since = self.add_to_tables(index, asked);
-            None
+            let (newest, ticket) = self.add_to_tables(index, asked, replays);
+            since = newest;
+            ticket
         };
         if !existed {
             self.core.stats.subscriptions.add(1);
             self.core.stats.shared_subscriptions.add(u64::from(shared));
         }
-        let group_queue = group.as_ref().map(|membership| membership.queue);
         let session = &mut self.sessions[index as usize];
         session.put_subscription(SessionSubscription {
             filter: asked.filter.into(),
@@ -122,33 +152,16 @@ impl Shard {
             identifier: asked.identifier,
             group,
         });
-        let wants_retained = match asked.options.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => !existed,
-            RetainHandling::DoNotSend => false,
-        };
-        // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]; shared subscriptions get none.
-        if wants_retained && !shared {
+        if replays {
             let Asked { options, identifier, .. } = asked;
             self.replays.begin(index, asked.filter, Replay::new(options.qos, identifier, since));
         }
-        if !persistent {
-            return Ticket(0);
-        }
-        self.core.store.push(Record::Subscribed {
-            session: queue_id,
-            filter: asked.filter,
-            options: asked.options.to_bits(),
-            identifier: asked.identifier,
-            group: group_queue,
-            since,
-            replay: wants_retained && !shared,
-        })
+        ticket
     }
 
     /// Adds to Interest, and for a transient session to the local table; the version of the newest
-    /// retained message that a replay begun now must bring.
-    fn add_to_tables(&mut self, index: u32, asked: Asked<'_>) -> u64 {
+    /// retained message that a replay begun now must bring, and what the SUBACK waits for.
+    fn add_to_tables(&mut self, index: u32, asked: Asked<'_>, replay: bool) -> (u64, Ticket) {
         let session = &self.sessions[index as usize];
         let SubscribeOptions { qos, no_local, retain_as_published, .. } = asked.options;
         let (identifier, own) = (asked.identifier, self.settings.id);
@@ -164,18 +177,35 @@ impl Shard {
                 meter: meter.clone(),
             };
             return self.shared.change_interest(|interest, since| {
+                let record = asked.record(session.queue_id, None, since, replay);
+                let ticket = record_first(self.core.store.as_mut(), record);
                 interest.subscribe(asked.filter, QueueSubscription { since, ..subscription });
-                since
+                (since, ticket)
             });
         }
         let subscription =
             Subscription { session: index, qos, no_local, retain_as_published, identifier, since: 0 };
-        self.shared.subscribe_transient(own, &mut self.subscriptions, asked.filter, subscription).since
+        let added = self.shared.subscribe_transient(own, &mut self.subscriptions, asked.filter, subscription);
+        (added.since, Ticket(0))
     }
 
-    fn join_group(&mut self, index: u32, asked: Asked<'_>, existing: Option<Membership>) -> Membership {
+    /// Makes the session a member of a share group, or tells the group its new terms; with what the SUBACK waits for.
+    fn join_group(
+        &mut self,
+        index: u32,
+        asked: Asked<'_>,
+        existing: Option<Membership>,
+    ) -> (Membership, Ticket) {
         let (name, filter) = share_parts(asked.filter);
-        let membership = existing.unwrap_or_else(|| self.new_membership(name, filter));
+        let (membership, ticket) = match existing {
+            Some(membership) => {
+                let session = &self.sessions[index as usize];
+                let record = asked.record(session.queue_id, Some(membership.queue), 0, false);
+                let ticket = if session.persistent { self.core.store.push(record) } else { Ticket(0) };
+                (membership, ticket)
+            }
+            None => self.new_membership(index, asked),
+        };
         let session = &self.sessions[index as usize];
         let join = Join {
             group: membership.queue,
@@ -191,23 +221,33 @@ impl Shard {
             meter: membership.meter.clone(),
         };
         self.outbox.push(membership.home, Item::Join(Box::new(join)));
-        membership
+        (membership, ticket)
     }
 
-    /// Counts one more member of the group, which begins with its first.
-    fn new_membership(&mut self, name: &str, filter: &str) -> Membership {
+    /// Counts one more member of the group, which begins with its first; with what the SUBACK waits for.
+    fn new_membership(&mut self, index: u32, asked: Asked<'_>) -> (Membership, Ticket) {
+        let (name, filter) = share_parts(asked.filter);
         let home = group_home(name, filter, self.settings.peers);
         let meter = self.meter_for(filter);
         let (id, counter) = (self.settings.id, &mut self.last_queue);
-        let new_queue = || (QueueId(super::numbered(id, counter)), meter);
-        let joined = self.shared.change_interest(|interest, _| interest.join(filter, name, home, new_queue));
+        let Session { queue_id, persistent, .. } = self.sessions[index as usize];
+        let (joined, ticket) = self.shared.change_interest(|interest, _| {
+            let known = interest.group(filter, name);
+            let queue = known.unwrap_or_else(|| QueueId(super::numbered(id, counter)));
+            let ticket = match persistent {
+                true => record_first(self.core.store.as_mut(), asked.record(queue_id, Some(queue), 0, false)),
+                false => Ticket(0),
+            };
+            (interest.join(filter, name, home, persistent, || (queue, meter)), ticket)
+        });
         self.last_generation = self.last_generation.wrapping_add(1);
-        Membership {
+        let membership = Membership {
             queue: joined.queue,
             home: joined.home,
             token: self.last_generation,
             meter: joined.meter,
-        }
+        };
+        (membership, ticket)
     }
 
     /// A meter with the limits of the rule that fits `filter` best.
@@ -251,7 +291,8 @@ impl Shard {
             // [MQTT-3.10.4-3]: what was sent stays with the session until it is complete.
             let kept = session.give_back(membership.queue, false, &mut self.core.context(now)).into();
             let (name, plain) = share_parts(filter);
-            let left = self.shared.change_interest(|interest, _| interest.leave(plain, name));
+            let persistent = session.persistent;
+            let left = self.shared.change_interest(|interest, _| interest.leave(plain, name, persistent));
             let last = left.is_some_and(|left| left.last);
             let item = Item::Leave { group: membership.queue, session: queue_id, kept, last };
             self.outbox.push(membership.home, item);
