@@ -1,6 +1,7 @@
-//! The end of a turn: one task per shard that does what the shard told itself, sends the peers their batches and writes
-//! to every socket that has something to be written, each with one write for all that gathered. It is a task like any
-//! other, so it runs after the reads that are already due: that is what makes batches. Timers fire here, too.
+//! The end of a turn: one task per shard that does what the shard told itself, hands its records to the store, sends the
+//! peers their batches and writes to every socket that has something to be written, each with one write for all that
+//! gathered. It is a task like any other, so it runs after the reads that are already due: that is what makes batches.
+//! Timers fire here, too.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -99,6 +100,8 @@ impl Flusher {
             shard.on_timeout(now);
         }
         let mut more = if self.cut { true } else { shard.work(now) };
+        // Store, lanes, sockets: so nobody hears of what the store has not.
+        shard.flush_store();
         shell.lanes.send(shard);
         self.cut = write(&mut state, now);
         shell.reap(&mut state);

@@ -276,6 +276,7 @@ impl World {
         for index in 0..self.shards.len() {
             busy |= self.shards[index].has_work();
             self.shards[index].work(self.now);
+            self.shards[index].flush_store();
             self.send_batches(index);
             self.flush(index);
             while let Some(closed) = self.shards[index].next_closed() {

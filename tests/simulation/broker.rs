@@ -148,6 +148,7 @@ impl Sim {
             }
         }
         self.shards[shard].work(self.now);
+        self.shards[shard].flush_store();
         for to in 0..self.shards.len() {
             if let Some(batch) = self.shards[shard].take_batch(PeerId(to as u16)) {
                 self.lanes.entry((shard, to)).or_default().push_back(batch);

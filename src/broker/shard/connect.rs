@@ -152,17 +152,9 @@ impl Shard {
         session.expiry = expiry;
         session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         session.attach(link);
+        let ticket = self.record_session(index);
+        let session = &mut self.sessions[index as usize];
         let mut cx = self.core.context(now);
-        let ticket = match session.persistent {
-            true => cx.store.push(Record::Session {
-                queue: session.queue_id,
-                client_id: &session.client_id,
-                expiry: expiry.0,
-                detached: None,
-                will: session.will.as_deref(),
-            }),
-            false => Ticket(0),
-        };
         let connack =
             ConnAck { session_present, reason: ReasonCode::Success, properties: properties.as_properties() };
         session.answer(ticket, Answer::ConnAck, &Packet::ConnAck(connack), &mut cx)?;
@@ -266,14 +258,15 @@ impl Shard {
         with_will: bool,
         reason: CloseReason,
     ) {
+        let stopping = self.stopping;
         let Some(session) = self.session_of(connection) else { return };
         let Some(link) = session.detach(now) else { return };
-        if !with_will {
+        let ends = session.expiry == Expiry::AT_ONCE;
+        if !with_will || (stopping && ends) {
             // [MQTT-3.14.4-3]
             session.will = None;
         }
-        let ends = session.expiry == Expiry::AT_ONCE;
-        let will_now = session.will.as_ref().is_some_and(|will| will.delay == 0);
+        let will_now = !stopping && session.will.as_ref().is_some_and(|will| will.delay == 0);
         let timeout = session.next_timeout();
         let client_id = session.client_id.clone();
         self.forget_parked(&link);
@@ -281,6 +274,9 @@ impl Shard {
         self.core.account(link.accounted, 0);
         self.core.stats.connected.sub(1);
         self.return_to_groups(now, connection.session);
+        if !ends && !stopping {
+            self.record_session(connection.session);
+        }
         if will_now {
             self.publish_will(now, connection.session);
         }
@@ -289,6 +285,21 @@ impl Shard {
         } else if let Some(at) = timeout {
             self.arm(connection.session, at);
         }
+    }
+
+    /// Pushes a persistent session's record as it is now; what waits for that.
+    pub(super) fn record_session(&mut self, index: u32) -> Ticket {
+        let session = &self.sessions[index as usize];
+        if !session.persistent {
+            return Ticket(0);
+        }
+        self.core.store.push(Record::Session {
+            queue: session.queue_id,
+            client_id: &session.client_id,
+            expiry: session.expiry.0,
+            detached: session.detached,
+            will: session.will.as_deref(),
+        })
     }
 
     /// What the groups gave to this connection goes back to them.
@@ -315,15 +326,18 @@ impl Shard {
         let session = &mut self.sessions[index as usize];
         let Some(will) = session.will.take() else { return };
         let publisher = Publisher::new(session.queue_id, &session.client_id);
-        if !access::may_publish(will.topic()) {
-            self.core.stats.count_drop(DropReason::Unauthorised, 1);
-            return;
-        }
-        let message = Message::new(will.parts(now, publisher));
-        let of = self.sessions[index as usize].queue_id;
-        // A will that is refused has nobody to be told: it is counted.
-        if let Err(refusal) = self.publish(now, message, Origin { will_of: Some(of), ..Origin::default() }) {
-            self.core.stats.count_drop(refusal.drop_reason, 1);
+        let will_of = session.persistent.then_some(session.queue_id);
+        let refused = if access::may_publish(will.topic()) {
+            let message = Message::new(will.parts(now, publisher));
+            let published = self.publish(now, message, Origin { will_of, ..Origin::default() });
+            published.err().map(|refusal| refusal.drop_reason)
+        } else {
+            Some(DropReason::Unauthorised)
+        };
+        // One that is refused has nobody to be told: it is counted, and gone.
+        if let Some(reason) = refused {
+            self.core.stats.count_drop(reason, 1);
+            self.record_session(index);
         }
     }
 

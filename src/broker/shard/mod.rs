@@ -153,6 +153,8 @@ pub struct Shard {
     closed: VecDeque<Closed>,
     waiting: Waiting,
     resumed: VecDeque<ConnectionId>,
+    /// The server stops: what is left is the next one's.
+    stopping: bool,
     /// When retained messages were last found at their limit and gone through.
     retained_full: Option<Instant>,
     run: Run,
@@ -251,6 +253,7 @@ impl Shard {
             closed: VecDeque::new(),
             waiting: Waiting::default(),
             resumed: VecDeque::new(),
+            stopping: false,
             retained_full: None,
             run: Run::default(),
             run_messages: Vec::new(),
@@ -445,6 +448,11 @@ impl Shard {
             || self.has_credit_for_waiting()
     }
 
+    /// Hands what was pushed to the store: at the turn's end, before any other shard and any client can hear of it.
+    pub fn flush_store(&mut self) {
+        self.core.store.flush();
+    }
+
     /// Everything for one peer, at the turn's end.
     pub fn take_batch(&mut self, to: PeerId) -> Option<Batch> {
         self.outbox.take_batch(to)
@@ -471,13 +479,12 @@ impl Shard {
         self.detach(now, connection, true, CloseReason::Lost);
     }
 
-    /// Ends every connection; wills are not published, for the clients did nothing wrong.
+    /// Ends every connection. Wills are not published, for the clients did nothing wrong; those of persistent sessions
+    /// stay with them, who from the next start on are as if they had been connected to the end.
     pub fn shutdown(&mut self, now: Instant) {
+        self.stopping = true;
         let connections: Vec<ConnectionId> = self.connections().collect();
         for connection in connections {
-            if let Some(session) = self.session_of(connection) {
-                session.will = None;
-            }
             self.close(
                 now,
                 connection,

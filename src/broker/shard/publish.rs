@@ -173,6 +173,10 @@ impl Shard {
             self.core.stats.count_drop(DropReason::RetainedFull, 1);
         }
         let ticket = self.record(&message, &route, origin);
+        if ticket != Ticket(0) {
+            // Under the lock, so that the store has retained publishes in the order of their versions.
+            self.core.store.flush();
+        }
         drop(retained);
         Ok(self.forward(message, route, ticket))
     }
@@ -209,7 +213,9 @@ impl Shard {
     /// Pushes the message's record, if anything about it must outlive the process.
     fn record(&mut self, message: &Arc<Message>, route: &Arc<Route>, origin: Origin) -> Ticket {
         let Origin { received, will_of, .. } = origin;
-        if route.keeps(message.qos) || message.version != 0 || received.is_some() || will_of.is_some() {
+        // What the broker itself says ($SYS) is not worth a disk: it will be said again.
+        let retained = message.version != 0 && message.publisher.is_some();
+        if route.keeps(message.qos) || retained || received.is_some() || will_of.is_some() {
             let (queues, groups) = (&route.queues, &route.groups);
             return self.core.store.push(Record::Message { message, queues, groups, received, will_of });
         }

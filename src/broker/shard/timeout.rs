@@ -16,11 +16,17 @@ use crate::stats::DropReason;
 impl Shard {
     /// When [`Shard::on_timeout`] is next needed.
     pub fn next_timeout(&self) -> Option<Instant> {
+        if self.stopping {
+            return None;
+        }
         [self.timers.next(), self.sys.next(), self.waiting.next_retry()].into_iter().flatten().min()
     }
 
     /// Does whatever is due.
     pub fn on_timeout(&mut self, now: Instant) {
+        if self.stopping {
+            return;
+        }
         while let Some(index) = self.timers.due(now) {
             let Some(session) = self.sessions.get_mut(index as usize) else { continue };
             session.armed = NEVER;
