@@ -20,6 +20,25 @@ pub struct Will {
     pub delay: u32,
 }
 
+/// What a [`Will`] is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WillParts<'a> {
+    /// Will QoS.
+    pub qos: QoS,
+    /// Will Retain.
+    pub retain: bool,
+    /// Will Topic: a valid topic name.
+    pub topic: &'a str,
+    /// Will Payload.
+    pub payload: &'a [u8],
+    /// The properties to forward, in their wire form, without the delay and the expiry.
+    pub properties: &'a [u8],
+    /// Message Expiry Interval in seconds.
+    pub expiry: Option<u32>,
+    /// Will Delay Interval in seconds.
+    pub delay: u32,
+}
+
 impl Will {
     /// Keeps the Will of a CONNECT.
     pub fn new(will: &LastWill<'_>) -> Will {
@@ -31,14 +50,40 @@ impl Will {
                 other => encode_property(other, &mut kept),
             }
         }
-        Will {
+        Will::from_parts(WillParts {
             qos: will.qos,
             retain: will.retain,
-            topic: will.topic.into(),
-            payload: will.payload.into(),
-            properties: kept.into(),
+            topic: will.topic,
+            payload: will.payload,
+            properties: &kept,
             expiry,
             delay,
+        })
+    }
+
+    /// Makes it of what [`Will::as_parts`] gave.
+    pub fn from_parts(parts: WillParts<'_>) -> Will {
+        Will {
+            qos: parts.qos,
+            retain: parts.retain,
+            topic: parts.topic.into(),
+            payload: parts.payload.into(),
+            properties: parts.properties.into(),
+            expiry: parts.expiry,
+            delay: parts.delay,
+        }
+    }
+
+    /// What it is made of.
+    pub fn as_parts(&self) -> WillParts<'_> {
+        WillParts {
+            qos: self.qos,
+            retain: self.retain,
+            topic: &self.topic,
+            payload: &self.payload,
+            properties: &self.properties,
+            expiry: self.expiry,
+            delay: self.delay,
         }
     }
 

@@ -2,7 +2,10 @@
 //! the pages by which what waits on disk comes back. What is acknowledged waits for its [`Ticket`].
 
 pub mod disk;
+pub mod encode;
 pub mod memory;
+mod packed;
+pub mod record;
 pub mod restored;
 
 use std::sync::Arc;
