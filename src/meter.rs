@@ -75,6 +75,12 @@ impl QueueMeter {
         true
     }
 
+    /// Counts what the queue holds already, whatever its rule allows now.
+    pub fn hold(&self, messages: u64, bytes: u64) {
+        self.messages.fetch_add(messages, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Gives back what left the queue, or never reached it.
     pub fn release(&self, messages: u64, bytes: u64) {
         let held = self.messages.fetch_sub(messages, Ordering::Relaxed);

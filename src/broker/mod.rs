@@ -8,6 +8,7 @@ pub mod interest;
 mod level;
 mod members;
 pub mod outbox;
+pub mod restore;
 pub mod retained;
 pub mod route;
 #[cfg(test)]

@@ -49,6 +49,11 @@ impl Position {
     pub fn start() -> Position {
         Position::default()
     }
+
+    /// Behind `topic`.
+    pub fn after(topic: &str) -> Position {
+        Position(Bound::Excluded(key(topic)))
+    }
 }
 
 impl Retained {
@@ -79,12 +84,17 @@ impl Retained {
     /// [`RetainedFull`], as [`Retained::admit`] says; then nothing has changed.
     pub fn set(&mut self, message: Arc<Message>) -> Result<Option<Arc<Message>>, RetainedFull> {
         self.admit(message.topic(), message.size())?;
+        Ok(self.put(message))
+    }
+
+    /// Retains `message` for its topic whatever the limits say: it was retained before. Returns what it replaces.
+    pub fn put(&mut self, message: Arc<Message>) -> Option<Arc<Message>> {
         self.bytes += cost(message.topic(), message.size());
         let old = self.messages.insert(key(message.topic()), message);
         if let Some(old) = &old {
             self.bytes -= cost(old.topic(), old.size());
         }
-        Ok(old)
+        old
     }
 
     /// Removes the message of `topic`.

@@ -12,7 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::message::{PeerId, QueueId};
+use crate::message::{Message, PeerId, QueueId};
 
 use super::interest::Interest;
 use super::retained::{Retained, RetainedLimits};
@@ -141,6 +141,15 @@ impl Shared {
     /// Retained, to read.
     pub fn retained(&self) -> RwLockReadGuard<'_, Retained> {
         self.retained.read().expect(POISON)
+    }
+
+    /// Takes up what was retained before, of which `version` was the newest that anybody has seen.
+    pub fn restore_retained(&self, messages: Vec<Arc<Message>>, version: u64) {
+        let mut retained = self.retained.write().expect(POISON);
+        for message in messages {
+            retained.put(message);
+        }
+        self.retained_version.store(version, Ordering::SeqCst);
     }
 
     /// Retained, to write. It is held until the publish is routed and pushed, so that versions, the store's order and

@@ -1,17 +1,16 @@
 //! The ways between shards: batches of messages, and sockets on their way to the shard where their session lives. A
 //! lane never waits and never drops; what it may hold is bounded by the credit of the shard that fills it.
 
-use std::hash::BuildHasher;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use foldhash::quality::FixedState;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tracing::debug;
 
 use crate::broker::outbox::Batch;
+use crate::broker::restore::session_home;
 use crate::broker::shard::Shard;
 use crate::message::PeerId;
 
@@ -62,9 +61,7 @@ impl Lanes {
 
     /// The shard where the session of a client identifier lives: the same one at every connect.
     pub(super) fn home(&self, client_id: &str) -> PeerId {
-        // A fixed hash, so that all shards agree.
-        let hash = FixedState::with_seed(0).hash_one(client_id);
-        PeerId((hash % self.peers.len() as u64) as u16)
+        session_home(client_id, self.peers.len() as u16)
     }
 
     /// Hands a client over to another shard; gives it back if it lives here.

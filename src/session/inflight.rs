@@ -101,6 +101,19 @@ impl Inflight {
         packet_id
     }
 
+    /// Takes up a delivery that an earlier process had bound to `packet_id`, behind those before it; without one, only
+    /// PUBREL is left to say. Its id, like theirs, is not given again before it is free.
+    pub fn restore(&mut self, packet_id: PacketId, delivery: Option<Delivery>) {
+        if let (Some(front), Some(back)) = (self.slots.front(), self.slots.back()) {
+            let at = |id| distance(front.packet_id, id);
+            self.ordered &= at(back.packet_id) < at(packet_id);
+        }
+        let step = if delivery.is_some() { Step::Published } else { Step::Released };
+        self.slots.push_back(Slot { packet_id, step, ticket: Ticket(0), sent: true, delivery });
+        self.live += 1;
+        self.next_id = following(packet_id);
+    }
+
     /// The slot that the last [`Inflight::bind`] made.
     pub fn last_bound(&mut self) -> Option<&mut Slot> {
         self.slots.back_mut()
@@ -119,9 +132,9 @@ impl Inflight {
     }
 
     /// The next id to give [MQTT-2.2.1-4]: ids rotate, so the slots' ids rise from the front on. Only
-    /// when a client holds one for a whole turn of the counter does the order break.
+    /// when a client holds one for a whole turn of the counter does the order break; then any may be held.
     fn free_id(&mut self) -> PacketId {
-        while self.in_range(self.next_id) {
+        while !self.ordered || self.in_range(self.next_id) {
             self.ordered = false;
             if self.position(self.next_id).is_none() {
                 break;
@@ -327,6 +340,18 @@ mod tests {
     }
 
     #[test]
+    fn two_ids_held_for_a_whole_turn_are_not_given_again() {
+        let mut inflight = Inflight::default();
+        let held: Vec<PacketId> = (0..3).map(|n| inflight.bind_written(delivery(n))).collect();
+        assert!(inflight.finish(held[1]).is_some());
+        for turn in 3..140_000_u64 {
+            let given = inflight.bind_written(delivery(turn));
+            assert!(given != held[0] && given != held[2]);
+            assert!(inflight.finish(given).is_some());
+        }
+    }
+
+    #[test]
     fn acknowledgements_in_any_order_against_a_map() {
         for seed in 0..50 {
             let mut random = fastrand::Rng::with_seed(seed);
@@ -344,6 +369,23 @@ mod tests {
                 assert_eq!(inflight.outstanding(), model.len());
             }
         }
+    }
+
+    #[test]
+    fn ids_that_an_earlier_process_gave_are_reserved() {
+        let mut inflight = Inflight::default();
+        for (packet_id, held) in [(65_534, true), (2, false), (1, true), (4, true)] {
+            inflight.restore(id(packet_id), held.then(|| delivery(packet_id.into())));
+        }
+        inflight.rewind();
+        let given: Vec<u16> = (0..3).map(|n| inflight.bind(delivery(n), Ticket(0)).get()).collect();
+        assert_eq!(given, [5, 6, 7]);
+        assert_eq!(inflight.get_sent(id(2)).map(|slot| slot.step), Some(Step::Released));
+        assert_eq!(inflight.finish(id(1)).map(|delivery| delivery.message.id), Some(MessageId(1)));
+        assert_eq!(inflight.len(), 6);
+        inflight.next_id = id(65_533);
+        let given: Vec<u16> = (0..3).map(|n| inflight.bind(delivery(n), Ticket(0)).get()).collect();
+        assert_eq!(given, [65_533, 65_535, 1], "of the held ones none");
     }
 
     #[test]

@@ -169,6 +169,16 @@ impl Session {
         }
     }
 
+    /// Takes up a QoS 2 packet id that was received and not released: its record is durable.
+    pub fn restore_received(&mut self, packet_ids: Vec<PacketId>) {
+        self.received = packet_ids.into_iter().map(|packet_id| (packet_id, Ticket(0))).collect();
+    }
+
+    /// Takes up a QoS 2 delivery that had a packet id, behind those before it; `None`: only PUBREL is left to say.
+    pub fn restore_sent(&mut self, packet_id: PacketId, delivery: Option<Delivery>) {
+        self.inflight.restore(packet_id, delivery);
+    }
+
     /// A connection takes the session up: everything unfinished will be sent again [MQTT-4.4.0-1].
     pub fn attach(&mut self, link: Link) {
         self.inflight.rewind();

@@ -6,6 +6,7 @@ use super::publish::Origin;
 use super::{Attach, CloseReason, Closed, ConnectionId, Shard, numbered};
 use crate::broker::access;
 use crate::broker::outbox::{Item, Join};
+use crate::broker::restore::share_parts;
 use crate::message::{Message, Publisher, QueueId};
 use crate::protocol::packet::{ConnAck, Connect, Packet, Version};
 use crate::protocol::properties::{PropertiesBuf, Property};
@@ -384,10 +385,4 @@ const CONNACK_OVERHEAD: usize = 1 + 2 + 1 + 1 + 2;
 /// [MQTT-3.1.2-22]: one and a half times the Keep Alive.
 pub(super) fn keep_alive_limit(keep_alive: u16) -> Duration {
     Duration::from_millis(u64::from(keep_alive) * 1500)
-}
-
-/// The group's name and the plain filter of `$share/NAME/FILTER`, which was validated when it came.
-pub(super) fn share_parts(filter: &str) -> (&str, &str) {
-    let rest = filter.strip_prefix("$share/").unwrap_or(filter);
-    rest.split_once('/').unwrap_or((rest, ""))
 }

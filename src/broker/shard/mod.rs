@@ -7,6 +7,7 @@ mod deliver;
 mod pause;
 mod publish;
 mod replay;
+mod restore;
 mod subscribe;
 mod timeout;
 
@@ -20,6 +21,7 @@ use slab::Slab;
 
 use super::group::{Group, GroupContext};
 use super::outbox::{Batch, Credits, Item, Outbox};
+use super::restore::prefix;
 use super::route::RouteCache;
 use super::shared::Shared;
 use super::subscriptions::Subscriptions;
@@ -215,7 +217,7 @@ impl Core {
 /// process without a shared counter.
 fn numbered(shard: PeerId, counter: &mut u64) -> u64 {
     *counter += 1;
-    (u64::from(shard.0) + 1) << 48 | *counter
+    u64::from(prefix(shard)) << 48 | *counter
 }
 
 impl Shard {

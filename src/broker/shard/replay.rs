@@ -34,6 +34,11 @@ impl Replay {
     pub(super) fn new(qos: QoS, identifier: u32, since: u64) -> Replay {
         Replay { qos, identifiers: Identifiers::one(identifier), since, position: Position::start() }
     }
+
+    /// The same, from `position` on.
+    pub(super) fn at(self, position: Position) -> Replay {
+        Replay { position, ..self }
+    }
 }
 
 /// The replays of one session, by their filters: there may be as many as it has subscriptions.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shard;
-use super::connect::share_parts;
 use super::replay::Replay;
 use crate::broker::access;
 use crate::broker::interest::QueueSubscription;
 use crate::broker::outbox::{Item, Join};
+use crate::broker::restore::{group_home, share_parts};
 use crate::broker::subscriptions::Subscription;
-use crate::message::{PeerId, QueueId};
+use crate::message::QueueId;
 use crate::meter::QueueMeter;
 use crate::protocol::packet::{
     Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, Unsubscribe, Version,
@@ -305,11 +305,4 @@ impl Shard {
         }
         true
     }
-}
-
-/// Where a share group lives.
-fn group_home(name: &str, filter: &str, peers: u16) -> PeerId {
-    use std::hash::BuildHasher;
-    let hash = foldhash::quality::FixedState::default().hash_one((name, filter));
-    PeerId((hash % u64::from(peers)) as u16)
 }
