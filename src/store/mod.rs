@@ -3,10 +3,17 @@
 
 pub mod disk;
 pub mod encode;
+pub mod error;
+pub mod folder;
+mod frame;
+mod header;
+pub mod journal;
 pub mod memory;
 mod packed;
 pub mod record;
+pub mod recovery;
 pub mod restored;
+pub mod segment;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +32,23 @@ pub struct Ticket(pub u64);
 /// record, and a message keeps it for life, wherever its body moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
+
+impl Position {
+    /// At `offset` of the segment with this number.
+    pub fn new(segment: u32, offset: u32) -> Position {
+        Position((u64::from(segment) << 32) | u64::from(offset))
+    }
+
+    /// The segment's number.
+    pub fn segment(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Bytes from the segment's beginning.
+    pub fn offset(self) -> u32 {
+        self.0 as u32
+    }
+}
 
 /// An event that must outlive the process. Records of one session are pushed in the order of its
 /// events; a message's record is pushed before any shard can deliver it.

@@ -1,0 +1,62 @@
+//! Why a store cannot be opened, said so that an operator knows what to do.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a data folder cannot be used.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it open.
+    InUse(PathBuf),
+    /// Others than its owner have access to it; the mode it has.
+    Permissions(PathBuf, u32),
+    /// A later version of this program has written this file, in a format of this version.
+    Newer(String, u32),
+    /// A file of another store has come among those of this one.
+    Foreign(String),
+    /// What could not be done with a file or folder.
+    Io(String, io::Error),
+}
+
+impl OpenError {
+    /// For `map_err`: the error came while working on `name`.
+    pub fn io(name: impl fmt::Display) -> impl FnOnce(io::Error) -> OpenError {
+        move |error| OpenError::Io(name.to_string(), error)
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::InUse(path) => {
+                write!(f, "the data folder {} is in use by another process", path.display())
+            }
+            OpenError::Permissions(path, mode) => write!(
+                f,
+                "the data folder {0} is open to others (mode {mode:04o}): chmod 0700 {0}",
+                path.display()
+            ),
+            OpenError::Newer(name, version) => {
+                write!(f, "{name} in the data folder is of a newer version of weirmq (format {version})")
+            }
+            OpenError::Foreign(name) => {
+                write!(
+                    f,
+                    "{name} in the data folder belongs to another store: it was copied there, or restored"
+                )
+            }
+            OpenError::Io(name, error) => write!(f, "{name} in the data folder: {error}"),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            OpenError::Io(_, error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What the journal is made of: frames of eight bytes and a payload, each at a multiple of eight, each with a checksum
+//! that holds for its place alone. What was left behind by an earlier use of the file, or copied from another place, or
+//! written into a payload to look like one, is no frame.
+
+use std::io;
+use std::sync::Arc;
+
+use crc32c::crc32c_append;
+
+use super::Position;
+use super::disk::File;
+
+/// The bytes before a payload.
+const HEAD: usize = 8;
+
+/// The longest payload, in bytes.
+pub const MAX_PAYLOAD: usize = (1 << KIND_SHIFT) - 1;
+
+const KIND_SHIFT: u32 = 30;
+
+/// How much is read at a time, in bytes.
+const WINDOW: u64 = 1024 * 1024;
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A record of the store.
+    Record = 1,
+    /// The beginning of a batch.
+    Mark = 2,
+    /// What was not sound here has been taken out.
+    Gap = 3,
+}
+
+/// The bytes that a payload of `len` takes in a segment.
+pub const fn framed(len: usize) -> u64 {
+    (HEAD + len).next_multiple_of(8) as u64
+}
+
+/// What the checksums of one segment are mixed with. The salt is the folder's own secret: who sends a message cannot know
+/// what would pass for a frame in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key(u32);
+
+impl Key {
+    /// That of the segment `number`.
+    pub fn new(salt: u64, number: u32) -> Key {
+        Key(crc32c_append(crc32c_append(0, &salt.to_le_bytes()), &number.to_le_bytes()))
+    }
+
+    fn checksum(self, offset: u64, word: u32, payload: &[u8]) -> u32 {
+        let mut place = [0; 12];
+        place[..8].copy_from_slice(&offset.to_le_bytes());
+        place[8..].copy_from_slice(&word.to_le_bytes());
+        crc32c_append(crc32c_append(self.0, &place), payload)
+    }
+
+    /// Appends the frame that stands at `offset` of its segment.
+    pub fn put(self, buf: &mut Vec<u8>, offset: u64, kind: Kind, payload: &[u8]) {
+        debug_assert!(payload.len() <= MAX_PAYLOAD && offset.is_multiple_of(8));
+        let word = ((kind as u32) << KIND_SHIFT) | payload.len() as u32;
+        let end = buf.len() + framed(payload.len()) as usize;
+        buf.extend_from_slice(&word.to_le_bytes());
+        buf.extend_from_slice(&self.checksum(offset, word, payload).to_le_bytes());
+        buf.extend_from_slice(payload);
+        buf.resize(end, 0);
+    }
+
+    /// Whether `head` and `payload` are what was written at `offset`.
+    pub fn holds(self, head: Head, offset: u64, payload: &[u8]) -> bool {
+        head.checksum == self.checksum(offset, head.word, payload)
+    }
+}
+
+/// The first eight bytes of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    word: u32,
+    checksum: u32,
+    /// What it claims to be.
+    pub kind: Kind,
+}
+
+impl Head {
+    /// The bytes that come first.
+    pub const LEN: usize = HEAD;
+
+    /// Reads one; `None` for what no frame begins with.
+    pub fn parse(bytes: [u8; HEAD]) -> Option<Head> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let word = u32::from_le_bytes([a, b, c, d]);
+        let kind = match word >> KIND_SHIFT {
+            1 => Kind::Record,
+            2 => Kind::Mark,
+            3 => Kind::Gap,
+            _ => return None,
+        };
+        if kind == Kind::Mark && word as usize & MAX_PAYLOAD != Mark::LEN {
+            return None;
+        }
+        Some(Head { word, checksum: u32::from_le_bytes([e, f, g, h]), kind })
+    }
+
+    /// Bytes of the payload.
+    pub fn len(self) -> usize {
+        self.word as usize & MAX_PAYLOAD
+    }
+}
+
+/// What begins a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Counts the batches.
+    pub sequence: u64,
+    /// Everything below this was known to be on disk when the batch was written.
+    pub durable: Position,
+    /// When it was written, in milliseconds since 1970.
+    pub wall: u64,
+}
+
+impl Mark {
+    /// Its bytes as a payload.
+    pub const LEN: usize = 24;
+
+    /// As a payload.
+    pub fn encode(self) -> [u8; Mark::LEN] {
+        let mut bytes = [0; Mark::LEN];
+        bytes[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.durable.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.wall.to_le_bytes());
+        bytes
+    }
+
+    /// Reads one from a payload that has been verified.
+    pub fn decode(payload: &[u8]) -> Option<Mark> {
+        let bytes: &[u8; Mark::LEN] = payload.try_into().ok()?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        Some(Mark { sequence: word(0), durable: Position(word(8)), wall: word(16) })
+    }
+}
+
+/// A file as far as `limit`, read in large pieces.
+#[derive(Debug)]
+struct Window {
+    file: Arc<dyn File>,
+    limit: u64,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// Makes `offset..offset + len` be in memory; `false` when that ends beyond the limit.
+    fn fill(&mut self, offset: u64, len: u64) -> io::Result<bool> {
+        if len > self.limit.saturating_sub(offset) {
+            return Ok(false);
+        }
+        if offset < self.at || offset + len > self.at + self.bytes.len() as u64 {
+            let wanted = len.max(WINDOW).min(self.limit - offset);
+            self.bytes.resize(wanted as usize, 0);
+            self.at = offset;
+            if let Err(error) = self.file.read_at(&mut self.bytes, offset) {
+                self.bytes.clear();
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What [`Window::fill`] has brought.
+    fn slice(&self, offset: u64, len: usize) -> &[u8] {
+        let start = (offset - self.at) as usize;
+        &self.bytes[start..start + len]
+    }
+}
+
+/// A frame that has been verified.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    /// Where it begins.
+    pub offset: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// What it holds.
+    pub payload: &'a [u8],
+}
+
+/// Reads a segment frame by frame.
+#[derive(Debug)]
+pub struct Frames {
+    window: Window,
+    key: Key,
+    offset: u64,
+}
+
+impl Frames {
+    /// Reads `file` from `offset` to `limit`, neither beyond its end.
+    pub fn new(file: Arc<dyn File>, key: Key, offset: u64, limit: u64) -> Frames {
+        Frames { window: Window { file, limit, at: 0, bytes: Vec::new() }, key, offset }
+    }
+
+    /// Where the next frame begins; the end of the last one that was good.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on from another place.
+    pub fn seek(&mut self, offset: u64) {
+        self.offset = offset;
+    }
+
+    /// The next frame; `None` where none holds.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn next_frame(&mut self) -> io::Result<Option<Frame<'_>>> {
+        let offset = self.offset;
+        let Some(head) = self.head()? else { return Ok(None) };
+        if !self.window.fill(offset, framed(head.len()))? {
+            return Ok(None);
+        }
+        let payload = &self.window.slice(offset, HEAD + head.len())[HEAD..];
+        if !self.key.holds(head, offset, payload) {
+            return Ok(None);
+        }
+        self.offset = offset + framed(head.len());
+        Ok(Some(Frame { offset, kind: head.kind, payload }))
+    }
+
+    /// What the next frame claims to be, true or not.
+    pub fn head(&mut self) -> io::Result<Option<Head>> {
+        if !self.window.fill(self.offset, HEAD as u64)? {
+            return Ok(None);
+        }
+        let mut bytes = [0; HEAD];
+        bytes.copy_from_slice(self.window.slice(self.offset, HEAD));
+        Ok(Head::parse(bytes))
+    }
+
+    /// Whether nothing was ever written at the next frame's place: zeros, or the limit.
+    pub fn is_blank(&mut self) -> io::Result<bool> {
+        Ok(!self.window.fill(self.offset, HEAD as u64)?
+            || self.window.slice(self.offset, HEAD).iter().all(|byte| *byte == 0))
+    }
+}
