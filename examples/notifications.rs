@@ -170,7 +170,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let orders = std::env::args().nth(1).map_or(Ok(10_000), |text| text.parse())?;
     let listener =
         ListenerConfig { bind: Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), ..Default::default() };
-    let server = Server::start(Config { listeners: vec![listener], ..Config::default() })?;
+    let folder = tempfile::tempdir()?;
+    let data_dir = folder.path().join("weirmq-data");
+    let server = Server::start(Config { listeners: vec![listener], data_dir, ..Config::default() })?;
     let address = server.addresses()[0];
     let (sender, handled) = mpsc::channel();
     let mut connections: Vec<TcpStream> = Vec::new();

@@ -29,6 +29,8 @@ pub struct Limits {
     pub max_inflight: u16,
     /// The Receive Maximum offered to a client: the QoS 1 and 2 messages that it may have unacknowledged.
     pub receive_maximum: u16,
+    /// Bytes that a client's messages may take whose PUBACK or PUBREC waits for the disk; over it the client is not read.
+    pub receive_bytes: usize,
     /// Messages that the queue of a session without durable state may hold.
     pub transient_queue_messages: usize,
     /// Bytes that the queue of a session without durable state may hold.
@@ -75,6 +77,7 @@ impl Default for Limits {
             client_id_length: 256,
             max_inflight: 32,
             receive_maximum: 1000,
+            receive_bytes: 4 * MIB,
             transient_queue_messages: 1000,
             transient_queue_bytes: MIB,
             outbound_buffer: MIB,
@@ -158,6 +161,9 @@ pub struct QueueRule {
     pub max_bytes: u64,
     /// What happens to a message that does not fit.
     pub overflow: Overflow,
+    /// How long a message to a topic that the filter matches is kept for a durable queue, if its publisher did not ask
+    /// for less; `None`: as long as the publisher asked.
+    pub message_expiry: Option<Duration>,
 }
 
 impl Default for QueueRule {
@@ -167,6 +173,7 @@ impl Default for QueueRule {
             max_messages: 0,
             max_bytes: 4 * 1024 * MIB as u64,
             overflow: Overflow::Reject,
+            message_expiry: None,
         }
     }
 }

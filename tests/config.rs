@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
-use weirmq::config::{Bind, CertificateFiles, Config, ConfigError, LogFormat};
+use weirmq::config::{Bind, CertificateFiles, Config, ConfigError, LogFormat, StoreConfig, SyncMode};
 use weirmq::dev_certs::{self, DevCertsArgs};
 use weirmq::limits::{Overflow, ShareRule, Strategy};
 
@@ -100,6 +100,11 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
         filter = "orders/#"
         max_messages = 10
         overflow = "drop-oldest"
+        message_expiry = "2h"
+        [store]
+        sync = "os"
+        segment_size = "1MiB"
+        reserve = "0B"
         [[share]]
         group = "sms"
         strategy = "hash_topic"
@@ -118,7 +123,12 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
     let [orders, all] = &config.queues[..] else { panic!("{:?}", config.queues) };
     assert_eq!((orders.filter.as_str(), orders.max_messages), ("orders/#", 10));
     assert_eq!((orders.max_bytes, orders.overflow), (4 << 30, Overflow::DropOldest));
+    assert_eq!(orders.message_expiry, Some(Duration::from_secs(2 * 60 * 60)));
     assert_eq!((all.filter.as_str(), all.overflow), ("#", Overflow::Reject));
+    assert_eq!(all.message_expiry, None);
+    let store = StoreConfig { sync: SyncMode::Os, segment_size: 1 << 20, max_size: None, reserve: Some(0) };
+    assert_eq!(config.store, store);
+    assert_eq!(config.data_dir, Path::new("./weirmq-data"));
     assert_eq!(ShareRule::strategy(&config.shared_subscriptions, "sms"), Strategy::HashTopic);
     assert_eq!(ShareRule::strategy(&config.shared_subscriptions, "mail"), Strategy::RoundRobin);
     assert_eq!(config.log.level, tracing::level_filters::LevelFilter::WARN);
@@ -169,6 +179,21 @@ fn a_later_file_wins_by_key_and_replaces_arrays_and_the_environment_wins_over_al
 }
 
 #[test]
+fn the_data_is_in_the_state_directory_unless_anything_says_otherwise() {
+    let folder = Folder::new();
+    let file = folder.file("weirmq.toml", "data_dir = \"/srv/weirmq\"");
+    let data_dir = |files: &[PathBuf], pairs: &[(&str, &str)]| {
+        Config::load(files, variables(pairs)).expect("a configuration").data_dir
+    };
+    let state = ("STATE_DIRECTORY", "/var/lib/weirmq");
+    assert_eq!(data_dir(&[], &[state]), Path::new("/var/lib/weirmq"));
+    assert_eq!(data_dir(&[], &[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")]), Path::new("/var/lib/a"));
+    assert_eq!(data_dir(&[], &[("STATE_DIRECTORY", "")]), Path::new("./weirmq-data"));
+    assert_eq!(data_dir(&[file], &[state]), Path::new("/srv/weirmq"));
+    assert_eq!(data_dir(&[], &[state, ("WEIRMQ__DATA_DIR", "here")]), Path::new("here"));
+}
+
+#[test]
 fn an_array_in_the_environment_is_toml() {
     let listener = r#"[{ bind = "0.0.0.0:1883", allow_anonymous = true }]"#;
     let config = Config::load(&[], variables(&[("WEIRMQ__LISTENER", listener)])).expect("a listener");
@@ -182,7 +207,7 @@ fn every_mistake_names_file_line_column_and_key() {
         // Unknown keys, at the top, in a table, in an array.
         ("shard = 2", "weirmq.toml:1:1: shard: unknown field `shard`, expected one of `shards`, …"),
         ("[limits]\n  max_packets = 2", "weirmq.toml:2:3: limits.max_packets: unknown field `max_packets`…"),
-        ("[store]\nsync = \"always\"", "weirmq.toml:1:2: store: unknown field `store`…"),
+        ("[store]\nfsync = true", "weirmq.toml:2:1: store.fsync: unknown field `fsync`…"),
         ("[[listener]]\nport = 1883", "weirmq.toml:2:1: listener[0].port: unknown field `port`…"),
         (
             "[[queue]]\nfilter = \"#\"\n[[queue]]\nmax = 1",
@@ -204,6 +229,16 @@ fn every_mistake_names_file_line_column_and_key() {
             "limits.max_sessions = 99999999999999999999",
             "weirmq.toml:1:23: limits.max_sessions: expected a whole number…",
         ),
+        (
+            "store.segment_size = \"512KiB\"",
+            "weirmq.toml:1:22: store.segment_size: expected a size from 1MiB to 4294967295B, …found \"512KiB\"",
+        ),
+        ("store.segment_size = \"4GiB\"", "weirmq.toml:1:22: store.segment_size: …found \"4GiB\""),
+        (
+            "[store]\nmax_size = \"256MiB\"",
+            "weirmq.toml:2:12: store.max_size: needs room for 8 segments of `segment_size`, which is 536870912 bytes",
+        ),
+        ("data_dir = \"\"", "weirmq.toml:1:12: data_dir: a folder is needed…"),
         // Wrong units, wrong types, wrong words.
         (
             "limits.max_packet_size = \"1MB\"",
@@ -226,6 +261,10 @@ fn every_mistake_names_file_line_column_and_key() {
         (
             "session.max_expiry = \"ever\"",
             "weirmq.toml:1:22: session.max_expiry: expected \"never\" or a time from…",
+        ),
+        (
+            "store.sync = \"fast\"",
+            "weirmq.toml:1:14: store.sync: expected \"always\" or \"os\" or \"off\", found \"fast\"",
         ),
         (
             "log.level = \"loud\"",

@@ -400,7 +400,7 @@ fn a_port_in_use_is_said_in_one_line() {
     let server = serve(|_| {});
     let address = server.addresses()[0];
     let listeners = vec![ListenerConfig { bind: Bind::Tcp(address), ..on_any_port() }];
-    let config = Config { listeners, ..Config::default() };
+    let config = Config { listeners, store: nothing_kept(), ..Config::default() };
     let Err(error) = Server::start(config) else { panic!("it started") };
     assert!(matches!(error, ServerError::Listen(..)));
     assert_eq!(error.to_string(), format!("cannot listen on {address}: the port is in use"));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
 use super::values::{Address, Filter, Group, KeepAlive, Name, Number, Size, Time, TimeOrNever};
-use super::{LogFormat, MAX_SHARDS};
+use super::{LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode};
 use crate::limits::{Overflow, Strategy};
 
 const MIB: u64 = 1 << 20;
@@ -34,6 +34,8 @@ type PacketSize = Size<u32, 128, LARGEST_PACKET>;
 pub(super) struct Settings {
     pub(super) shards: Option<Number<usize, 1, { MAX_SHARDS as u64 }>>,
     pub(super) sys_interval: Option<Time<SECOND, DAY>>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) store: Option<StoreSettings>,
     pub(super) listener: Option<Vec<ListenerSettings>>,
     pub(super) limits: Option<LimitsSettings>,
     pub(super) session: Option<SessionSettings>,
@@ -85,6 +87,7 @@ pub(super) struct LimitsSettings {
     pub(super) client_id_length: Option<Size<usize, 23, 65_535>>, // [MQTT-3.1.3-5]
     pub(super) max_inflight: Option<Number<u16, 1, 65_535>>,
     pub(super) receive_maximum: Option<Number<u16, 1, 65_535>>,
+    pub(super) receive_bytes: Option<Memory>,
     pub(super) transient_queue_messages: Option<Count<1>>,
     pub(super) transient_queue_bytes: Option<Memory>,
     pub(super) outbound_buffer: Option<Memory>,
@@ -116,6 +119,17 @@ pub(super) struct QueueSettings {
     pub(super) max_messages: Option<Number<u64, 0, { i64::MAX as u64 }>>,
     pub(super) max_bytes: Option<Size<u64, 1024, { 1024 * TIB }>>,
     pub(super) overflow: Option<Name<Overflow>>,
+    pub(super) message_expiry: Option<TimeOrNever<SECOND, LONGEST_EXPIRY>>,
+}
+
+/// `[store]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct StoreSettings {
+    pub(super) sync: Option<Name<SyncMode>>,
+    pub(super) segment_size: Option<Size<u32, { SMALLEST_SEGMENT as u64 }, { u32::MAX as u64 }>>,
+    pub(super) max_size: Option<Size<u64, { 16 * MIB }, { 1024 * TIB }>>,
+    pub(super) reserve: Option<Size<u64, 0, { 1024 * TIB }>>,
 }
 
 /// `[[share]]`

@@ -1,19 +1,24 @@
 //! From sources to a [`Config`]: each source is parsed by itself, so that its errors name their place, then all are
 //! layered, and what only makes sense together is judged.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use ::config::{File, FileFormat};
 
-use super::file::{LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings, TlsSettings};
+use super::file::{
+    LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings, StoreSettings, TlsSettings,
+};
 use super::source::Source;
-use super::{Bind, CertificateFiles, Config, ConfigError, ListenerConfig, TlsConfig, certificates};
+use super::{
+    Bind, CertificateFiles, Config, ConfigError, ListenerConfig, StoreConfig, TlsConfig, certificates,
+};
 use crate::limits::{Limits, QueueRule, ShareRule};
 
 impl Config {
     /// Loads the files, in their order, and then the environment's `WEIRMQ__SECTION__KEY`: what comes later wins, key
     /// by key; an array of tables (`[[listener]]`) is replaced as a whole. Certificates and keys are read and checked.
+    /// The environment's `STATE_DIRECTORY`, as systemd sets it, is where the data is unless anything says otherwise.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place.
@@ -21,12 +26,15 @@ impl Config {
         files: &[PathBuf],
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, ConfigError> {
+        let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+        let state = variables.iter().find(|(name, _)| name == "STATE_DIRECTORY");
+        let state_directory = state.and_then(|(_, value)| first_path(value));
         let mut sources = files.iter().map(|path| Source::from_file(path)).collect::<Result<Vec<_>, _>>()?;
         sources.extend(Source::from_variables(variables)?);
         for source in &sources {
             source.parse::<Settings>()?;
         }
-        let layers = Layers { sources };
+        let layers = Layers { sources, state_directory };
         let settings = layers.merged()?;
         layers.config(settings)
     }
@@ -34,6 +42,8 @@ impl Config {
 
 struct Layers {
     sources: Vec<Source>,
+    /// Where the data is if no source says so.
+    state_directory: Option<PathBuf>,
 }
 
 impl Layers {
@@ -62,6 +72,15 @@ impl Layers {
         if let Some(interval) = settings.sys_interval {
             config.sys_interval = interval.0;
         }
+        if let Some(folder) = settings.data_dir.or_else(|| self.state_directory.clone()) {
+            if folder.as_os_str().is_empty() {
+                return Err(self.error("data_dir", "a folder is needed, such as \"./weirmq-data\""));
+            }
+            config.data_dir = folder;
+        }
+        if let Some(store) = settings.store {
+            config.store = self.store(&store)?;
+        }
         if let Some(limits) = settings.limits {
             set_limits(&mut config.limits, &limits);
         }
@@ -76,6 +95,23 @@ impl Layers {
         if let Some(log) = settings.log {
             config.log.level = log.level.map_or(config.log.level, |level| level.0);
             config.log.format = log.format.map_or(config.log.format, |format| format.0);
+        }
+        Ok(config)
+    }
+
+    fn store(&self, settings: &StoreSettings) -> Result<StoreConfig, ConfigError> {
+        let default = StoreConfig::default();
+        let config = StoreConfig {
+            sync: settings.sync.map_or(default.sync, |sync| sync.0),
+            segment_size: settings.segment_size.map_or(default.segment_size, |size| size.0),
+            max_size: settings.max_size.map(|size| size.0),
+            reserve: settings.reserve.map(|size| size.0),
+        };
+        // The active one, the spares, and one that is being emptied.
+        let least = 8 * u64::from(config.segment_size);
+        if config.max_size.is_some_and(|most| most < least) {
+            let reason = format!("needs room for 8 segments of `segment_size`, which is {least} bytes");
+            return Err(self.error("store.max_size", reason));
         }
         Ok(config)
     }
@@ -180,6 +216,7 @@ impl Layers {
                 max_messages: settings.max_messages.map_or(default.max_messages, |most| most.0),
                 max_bytes: settings.max_bytes.map_or(default.max_bytes, |most| most.0),
                 overflow: settings.overflow.map_or(default.overflow, |overflow| overflow.0),
+                message_expiry: settings.message_expiry.map_or(default.message_expiry, |expiry| expiry.0),
             };
             if rules.iter().any(|other| other.filter == rule.filter) {
                 return Err(self.error(&format!("{path}.filter"), "there is a rule for this filter already"));
@@ -213,6 +250,11 @@ impl Layers {
     }
 }
 
+/// The first of the paths that a variable of systemd lists.
+fn first_path(value: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(value).find(|path| !path.as_os_str().is_empty())
+}
+
 /// Takes over every limit that is set.
 fn set_limits(limits: &mut Limits, settings: &LimitsSettings) {
     macro_rules! take {
@@ -220,7 +262,7 @@ fn set_limits(limits: &mut Limits, settings: &LimitsSettings) {
     }
     take!(
         connect_packet_size max_packet_size connect_timeout max_handshakes max_handshakes_per_address
-        topic_levels topic_length client_id_length max_inflight receive_maximum
+        topic_levels topic_length client_id_length max_inflight receive_maximum receive_bytes
         transient_queue_messages transient_queue_bytes outbound_buffer outbound_total
         subscriptions_per_session user_properties retained_messages retained_bytes topic_alias_maximum
         keep_alive_max max_connections max_sessions lane_bytes reject_timeout

@@ -23,6 +23,10 @@ pub const MAX_SHARDS: usize = 64;
 pub struct Config {
     /// Threads that own connections and sessions, 1 to [`MAX_SHARDS`].
     pub shards: usize,
+    /// Where everything is kept that is to outlive the process.
+    pub data_dir: PathBuf,
+    /// How it is kept.
+    pub store: StoreConfig,
     /// Where clients connect; at least one.
     pub listeners: Vec<ListenerConfig>,
     /// The bounds that the broker keeps.
@@ -42,6 +46,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             shards: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_SHARDS)),
+            data_dir: PathBuf::from("./weirmq-data"),
+            store: StoreConfig::default(),
             listeners: vec![ListenerConfig::default()],
             limits: Limits::default(),
             shared_subscriptions: vec![ShareRule::default()],
@@ -50,6 +56,40 @@ impl Default for Config {
             log: LogConfig::default(),
         }
     }
+}
+
+/// How what is to outlive the process is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// When something counts as kept.
+    pub sync: SyncMode,
+    /// Bytes of a segment of the journal, [`SMALLEST_SEGMENT`] to 4 GiB - 1.
+    pub segment_size: u32,
+    /// Bytes that all of it may take; `None`: 16 GiB, or half of its file system if that is less.
+    pub max_size: Option<u64>,
+    /// Bytes of the file system that stay free; `None`: 512 MiB or 5 %, whichever is more, but never over a quarter.
+    pub reserve: Option<u64>,
+}
+
+/// The least that a segment of the journal may be, in bytes.
+pub const SMALLEST_SEGMENT: u32 = 1 << 20;
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig { sync: SyncMode::Always, segment_size: 64 << 20, max_size: None, reserve: None }
+    }
+}
+
+/// When something counts as kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Once the disk has it: it survives a loss of power.
+    #[default]
+    Always,
+    /// Once the operating system has it: it survives the process, and no more.
+    Os,
+    /// At once, in memory: it survives nothing.
+    Off,
 }
 
 /// One address that clients connect to.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use tracing::level_filters::LevelFilter;
 
-use super::LogFormat;
+use super::{LogFormat, SyncMode};
 use crate::limits::{Overflow, Strategy};
 use crate::protocol::topic;
 
@@ -227,6 +227,11 @@ impl Named for LevelFilter {
         ("debug", LevelFilter::DEBUG),
         ("trace", LevelFilter::TRACE),
     ];
+}
+
+impl Named for SyncMode {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("always", SyncMode::Always), ("os", SyncMode::Os), ("off", SyncMode::Off)];
 }
 
 impl Named for LogFormat {

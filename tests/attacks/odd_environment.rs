@@ -15,7 +15,8 @@ fn start(folder: &Path) -> (Child, BufReader<ChildStderr>, SocketAddr) {
     let file = folder.join("weirmq.toml");
     std::fs::write(&file, CONFIG).expect("written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_weirmq"));
-    let mut child = command.arg("-c").arg(file).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child =
+        command.arg("-c").arg(file).current_dir(folder).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut log = BufReader::new(child.stderr.take().expect("piped"));
     let mut line = String::new();
     let address = loop {

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::SockRef;
-use weirmq::config::{Bind, Config, ListenerConfig};
+use weirmq::config::{Bind, Config, ListenerConfig, StoreConfig, SyncMode};
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
@@ -26,11 +26,16 @@ pub use super::world::{Frame, ack_of, connect, message, options};
 /// How long a client waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A broker on a port of its own, with the default configuration but for what `change` changes.
+/// A broker on a port of its own, with the default configuration but for what `change` changes; it keeps nothing on disk.
 pub fn serve(change: impl FnOnce(&mut Config)) -> Server {
-    let mut config = Config { listeners: vec![on_any_port()], ..Config::default() };
+    let mut config = Config { listeners: vec![on_any_port()], store: nothing_kept(), ..Config::default() };
     change(&mut config);
     Server::start(config).expect("the broker starts")
+}
+
+/// A store that leaves no folder behind.
+pub fn nothing_kept() -> StoreConfig {
+    StoreConfig { sync: SyncMode::Off, ..StoreConfig::default() }
 }
 
 /// A listener on loopback, with a port that the system chooses.

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use weirmq::config::{Bind, Config, ListenerConfig};
+use weirmq::config::{Bind, Config, ListenerConfig, StoreConfig, SyncMode};
 use weirmq::server::Server;
 
 use crate::common::wire::packet;
@@ -20,7 +20,8 @@ fn broker() -> Server {
         ..ListenerConfig::default()
     };
     let listeners = vec![listener(true), listener(false)];
-    Server::start(Config { shards: 2, listeners, ..Config::default() }).expect("the broker starts")
+    let store = StoreConfig { sync: SyncMode::Off, ..StoreConfig::default() };
+    Server::start(Config { shards: 2, listeners, store, ..Config::default() }).expect("the broker starts")
 }
 
 /// A client made of bytes.

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use weirmq::config::{Bind, Config, ListenerConfig};
+use weirmq::config::{Bind, Config, ListenerConfig, StoreConfig, SyncMode};
 use weirmq::limits::Limits;
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
@@ -23,7 +23,8 @@ fn serve() -> Server {
     let open = ListenerConfig { bind, ..ListenerConfig::default() };
     let guarded = ListenerConfig { allow_anonymous: false, ..open.clone() };
     let limits = Limits { client_id_length: 30, topic_levels: 3, ..Limits::default() };
-    let config = Config { shards: 2, listeners: vec![open, guarded], limits, ..Config::default() };
+    let store = StoreConfig { sync: SyncMode::Off, ..StoreConfig::default() };
+    let config = Config { shards: 2, listeners: vec![open, guarded], limits, store, ..Config::default() };
     Server::start(config).expect("a port is free")
 }
 
