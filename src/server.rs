@@ -1,4 +1,7 @@
-//! The process: binds the listeners, starts a thread for each shard, and ends them when it is told to.
+//! The process: opens the data folder, binds the listeners, starts a thread for each shard, and ends them when it is told
+//! to.
+
+mod data;
 
 use std::fmt;
 use std::io;
@@ -13,17 +16,20 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::broker::outbox::Credits;
+use crate::broker::restore::distribute;
 use crate::broker::retained::RetainedLimits;
 use crate::broker::shard::{Shard, ShardSettings};
 use crate::broker::shared::Shared;
 use crate::config::{Bind, Config, ListenerConfig};
+use crate::limits::Limits;
 use crate::message::PeerId;
 use crate::net::admission::{Admission, Gate};
-use crate::net::lane::{Lanes, Mail};
+use crate::net::lane::{Bell, Lanes, Mail};
 use crate::net::listener::{self, Door, Listener, Trouble};
 use crate::net::{shell, tls};
 use crate::stats::Stats;
-use crate::store::memory::MemoryStore;
+
+use data::{Data, Opened};
 
 /// Why the server does not run.
 #[derive(Debug)]
@@ -32,6 +38,10 @@ pub enum ServerError {
     Listen(SocketAddr, io::Error),
     /// A listener's TLS cannot be set up: which key of the configuration, and why.
     Tls(SocketAddr, String),
+    /// The data folder cannot be used.
+    Data(String),
+    /// The store failed for good: nothing that waits for it was acknowledged.
+    Store(String),
     /// The system gave no thread, event queue or signal handler.
     System(io::Error),
     /// A shard ended by itself.
@@ -48,6 +58,8 @@ impl fmt::Display for ServerError {
             }
             ServerError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             ServerError::Tls(address, detail) => write!(f, "cannot serve TLS on {address}: {detail}"),
+            ServerError::Data(error) => write!(f, "cannot use the data folder: {error}"),
+            ServerError::Store(error) => write!(f, "the store failed: {error}"),
             ServerError::System(error) => write!(f, "cannot start: {error}"),
             ServerError::Broken => write!(f, "a shard failed"),
             ServerError::Interrupted => write!(f, "interrupted before every connection was closed"),
@@ -60,7 +72,7 @@ impl std::error::Error for ServerError {}
 /// Serves until SIGTERM or SIGINT, then ends every connection with its DISCONNECT. A second signal ends it at once.
 ///
 /// # Errors
-/// If it cannot start, if a shard fails, or at a second signal.
+/// If it cannot start, if a shard or the store fails, or at a second signal.
 pub fn run(config: Config) -> Result<(), ServerError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServerError::System)?;
     runtime.block_on(async {
@@ -68,7 +80,14 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         let mut server = Server::start(config)?;
         tokio::select! {
             name = signals.next() => info!(signal = name, "stopping"),
-            _ = server.ended.recv() => return Err(ServerError::Broken),
+            ended = server.ended.recv() => {
+                let error = ended.unwrap_or(ServerError::Broken);
+                if matches!(error, ServerError::Store(_)) {
+                    // Nothing can be acknowledged any more: there is nothing to wait for.
+                    server.threads.clear();
+                }
+                return Err(error);
+            }
         }
         let stopping = tokio::task::spawn_blocking(move || server.shutdown());
         tokio::select! {
@@ -106,73 +125,120 @@ pub struct Server {
     stats: Arc<[Arc<Stats>]>,
     threads: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    /// Says something when a shard's thread ends.
-    ended: mpsc::UnboundedReceiver<()>,
+    /// Says something when a shard's thread or the store ends.
+    ended: mpsc::UnboundedReceiver<ServerError>,
+    /// Closed once, after the shards.
+    data: Data,
 }
 
 impl Server {
-    /// Binds every listener and starts the shards.
+    /// Opens the data folder, binds every listener, and starts the shards with what was kept.
     ///
     /// # Errors
-    /// If a listener cannot be bound or its TLS not be set up, or the system refuses a thread.
+    /// If the data folder cannot be used, a listener not be bound or its TLS not be set up, or the system refuses a thread.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        let (senders, mails): (Vec<_>, Vec<_>) =
+            (0..config.shards).map(|_| mpsc::unbounded_channel::<Mail>()).unzip();
+        let bells: Vec<_> = senders.iter().map(|sender| Arc::new(Bell::new(sender.clone()))).collect();
+        let (alive, ended) = mpsc::unbounded_channel();
+        let failed = alive.clone();
+        let failed = move |error| drop(failed.send(ServerError::Store(error)));
+        let Opened { handles, restored, data } = data::open(&config, &bells, failed)?;
         let admission = Arc::new(Admission::new(&config.limits));
         let doors: Vec<_> =
             config.listeners.iter().map(|listener| open(listener, &admission)).collect::<Result<_, _>>()?;
         let addresses = doors.iter().map(|listener| listener.door.address).collect();
         let (stop, stopped) = watch::channel(false);
-        let (alive, ended) = mpsc::unbounded_channel();
         let stats = (0..config.shards).map(|_| Arc::default()).collect();
-        let mut server = Server { addresses, stats, threads: Vec::new(), stop, ended };
-        server.start_shards(&config, &doors, &stopped, &alive)?;
+        let mut server = Server { addresses, stats, threads: Vec::new(), stop, ended, data };
+        let shared = Arc::new(Shared::new(RetainedLimits {
+            messages: config.limits.retained_messages,
+            bytes: config.limits.retained_bytes,
+        }));
+        let shares = distribute(restored, &shared, &config.queues, config.shards as u16);
+        let common = Common {
+            limits: Arc::new(config.limits.clone()),
+            credits: Arc::new(Credits::new(config.shards)),
+            shared,
+            senders,
+            stopped,
+            alive,
+        };
+        let own = handles.into_iter().zip(shares).zip(mails.into_iter().zip(bells));
+        let mut starting = Vec::with_capacity(config.shards);
+        for (index, ((store, share), (mail, bell))) in own.enumerate() {
+            let settings = server.shard_settings(index, &config, &common);
+            let thread = shell::Thread {
+                stats: server.stats[index].clone(),
+                limits: common.limits.clone(),
+                lanes: Lanes::new(settings.id, common.senders.clone()),
+                mail,
+                bell,
+                listeners: duplicate(&doors)?,
+                stop: common.stopped.clone(),
+            };
+            let shared = common.shared.clone();
+            let shard = move || {
+                let now = Instant::now();
+                let mut shard = Shard::new(settings, shared, store, now);
+                shard.restore(now, share);
+                shard
+            };
+            starting.push(server.start_thread(index, shard, thread, common.alive.clone())?);
+        }
+        // None serves before all have restored what they hold: what is published goes by the subscriptions of all.
+        starting.iter().try_for_each(Starting::wait)?;
+        starting.into_iter().for_each(Starting::go);
+        data::promise(&config);
         for Listener { door, .. } in &doors {
             info!(address = %door.address, tls = door.tls.is_some(), "listening");
         }
         Ok(server)
     }
 
-    fn start_shards(
-        &mut self,
-        config: &Config,
-        doors: &[Listener],
-        stopped: &watch::Receiver<bool>,
-        alive: &mpsc::UnboundedSender<()>,
-    ) -> Result<(), ServerError> {
-        let limits = Arc::new(config.limits.clone());
-        let shared = Arc::new(Shared::new(RetainedLimits {
-            messages: limits.retained_messages,
-            bytes: limits.retained_bytes,
-        }));
-        let credits = Arc::new(Credits::new(config.shards));
-        let (senders, mails): (Vec<_>, Vec<_>) =
-            (0..config.shards).map(|_| mpsc::unbounded_channel::<Mail>()).unzip();
-        for (index, mail) in mails.into_iter().enumerate() {
-            let id = PeerId(index as u16);
-            let settings = ShardSettings {
-                id,
-                peers: config.shards as u16,
-                seed: fastrand::u64(..),
-                limits: limits.clone(),
-                share_rules: config.shared_subscriptions.clone().into(),
-                queue_rules: config.queues.clone().into(),
-                sys_interval: config.sys_interval,
-                stats: self.stats.clone(),
-                credits: credits.clone(),
-            };
-            let thread = shell::Thread {
-                stats: self.stats[index].clone(),
-                limits: limits.clone(),
-                lanes: Lanes::new(id, senders.clone()),
-                mail,
-                listeners: duplicate(doors)?,
-                stop: stopped.clone(),
-            };
-            let shared = shared.clone();
-            let shard =
-                move || Shard::new(settings, shared, Box::new(MemoryStore::default()), Instant::now());
-            self.threads.push(start_thread(index, shard, thread, alive.clone())?);
+    fn shard_settings(&self, index: usize, config: &Config, common: &Common) -> ShardSettings {
+        ShardSettings {
+            id: PeerId(index as u16),
+            peers: config.shards as u16,
+            seed: fastrand::u64(..),
+            limits: common.limits.clone(),
+            share_rules: config.shared_subscriptions.clone().into(),
+            queue_rules: config.queues.clone().into(),
+            sys_interval: config.sys_interval,
+            stats: self.stats.clone(),
+            credits: common.credits.clone(),
         }
-        Ok(())
+    }
+
+    fn start_thread(
+        &mut self,
+        index: usize,
+        shard: impl FnOnce() -> Shard + Send + 'static,
+        thread: shell::Thread,
+        alive: mpsc::UnboundedSender<ServerError>,
+    ) -> Result<Starting, ServerError> {
+        let (ready, restored) = std::sync::mpsc::sync_channel(1);
+        let (go, gone) = std::sync::mpsc::sync_channel(1);
+        let body = move || {
+            let _ending = Ending(alive);
+            // A runtime that runs tasks of this thread alone.
+            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => {
+                    let shard = shard();
+                    let _ = ready.send(Ok(()));
+                    // An error means that the server is not to be after all.
+                    if gone.recv().is_ok() {
+                        runtime.block_on(shell::run(shard, thread));
+                    }
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        };
+        let thread = thread::Builder::new().name(format!("shard-{index}")).spawn(body);
+        self.threads.push(thread.map_err(ServerError::System)?);
+        Ok(Starting { restored, go })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that the system chose.
@@ -198,14 +264,16 @@ impl Server {
         self.stop.send_replace(true);
         // All of them, whatever became of the first.
         let failed = self.threads.drain(..).filter_map(|thread| thread.join().err()).count();
-        if failed == 0 { Ok(()) } else { Err(ServerError::Broken) }
+        // What they pushed to the end is kept before it is said that all is well.
+        let kept = self.data.close();
+        if failed == 0 { kept } else { Err(ServerError::Broken) }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.stop().is_err() {
-            warn!("a shard had failed");
+        if let Err(error) = self.stop() {
+            warn!(%error, "not ended well");
         }
     }
 }
@@ -234,40 +302,42 @@ fn duplicate(listeners: &[Listener]) -> Result<Vec<Listener>, ServerError> {
     listeners.iter().map(duplicate).collect::<io::Result<_>>().map_err(ServerError::System)
 }
 
-fn start_thread(
-    index: usize,
-    shard: impl FnOnce() -> Shard + Send + 'static,
-    thread: shell::Thread,
-    alive: mpsc::UnboundedSender<()>,
-) -> Result<JoinHandle<()>, ServerError> {
-    let (ready, started) = std::sync::mpsc::sync_channel(1);
-    let body = move || {
-        let _ending = Ending(alive);
-        // A runtime that runs tasks of this thread alone.
-        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-            Ok(runtime) => {
-                let _ = ready.send(Ok(()));
-                runtime.block_on(shell::run(shard(), thread));
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
+/// What all shards are started with.
+struct Common {
+    limits: Arc<Limits>,
+    credits: Arc<Credits>,
+    shared: Arc<Shared>,
+    senders: Vec<mpsc::UnboundedSender<Mail>>,
+    stopped: watch::Receiver<bool>,
+    alive: mpsc::UnboundedSender<ServerError>,
+}
+
+/// A shard's thread that restores what it holds, and then waits.
+struct Starting {
+    restored: std::sync::mpsc::Receiver<io::Result<()>>,
+    go: std::sync::mpsc::SyncSender<()>,
+}
+
+impl Starting {
+    fn wait(&self) -> Result<(), ServerError> {
+        match self.restored.recv() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ServerError::System(error)),
+            Err(_) => Err(ServerError::Broken),
         }
-    };
-    let handle =
-        thread::Builder::new().name(format!("shard-{index}")).spawn(body).map_err(ServerError::System)?;
-    match started.recv() {
-        Ok(Ok(())) => Ok(handle),
-        Ok(Err(error)) => Err(ServerError::System(error)),
-        Err(_) => Err(ServerError::Broken),
+    }
+
+    fn go(self) {
+        // A thread that is gone has said so.
+        let _ = self.go.send(());
     }
 }
 
 /// Tells that a shard's thread ends, a panic included.
-struct Ending(mpsc::UnboundedSender<()>);
+struct Ending(mpsc::UnboundedSender<ServerError>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let _ = self.0.send(());
+        let _ = self.0.send(ServerError::Broken);
     }
 }

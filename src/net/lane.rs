@@ -1,8 +1,10 @@
-//! The ways between shards: batches of messages, and sockets on their way to the shard where their session lives. A
-//! lane never waits and never drops; what it may hold is bounded by the credit of the shard that fills it.
+//! The ways between shards: batches of messages, and sockets on their way to the shard where their session lives; and the
+//! bell by which the store wakes a shard. A lane never waits and never drops; what it may hold is bounded by the credit of the shard that fills it.
 
 use std::net::TcpStream;
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::AcqRel;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -26,6 +28,34 @@ pub enum Mail {
     Batch(Batch),
     /// A client whose session lives there.
     Handover(Box<Handover>),
+    /// The store has come further.
+    Store,
+}
+
+/// How the store wakes a shard: however often it rings, one letter is under way.
+pub struct Bell {
+    rung: AtomicBool,
+    shard: mpsc::UnboundedSender<Mail>,
+}
+
+impl Bell {
+    /// For the shard that takes what is sent to `shard`.
+    pub fn new(shard: mpsc::UnboundedSender<Mail>) -> Bell {
+        Bell { rung: AtomicBool::new(false), shard }
+    }
+
+    /// Wakes the shard; any thread may.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, AcqRel) {
+            // A shard that is gone needs no waking.
+            let _ = self.shard.send(Mail::Store);
+        }
+    }
+
+    /// Before the shard looks what there is: what comes after that rings again.
+    fn answer(&self) {
+        self.rung.swap(false, AcqRel);
+    }
 }
 
 /// A socket that moves to another shard, and all that is known of it. Nothing is read from it between its CONNECT and
@@ -105,6 +135,10 @@ pub(super) async fn receive(shell: Rc<Shell>, mut mail: mpsc::UnboundedReceiver<
 fn take(shell: &Rc<Shell>, mail: Mail) {
     match mail {
         Mail::Batch(batch) => shell.turn().shard.accept_batch(batch),
+        Mail::Store => {
+            shell.bell.answer();
+            shell.turn().shard.on_durable(Instant::now());
+        }
         Mail::Handover(handover) => match tokio::net::TcpStream::from_std(handover.stream) {
             Ok(stream) => shell.attach(stream, handover.arrival),
             Err(error) => debug!(%error, "a socket could not be taken over"),

@@ -25,7 +25,7 @@ use super::closing;
 use super::connection::ConnectionTask;
 use super::flusher::{self, Wake};
 use super::handshake::Arrival;
-use super::lane::{self, Lanes, Mail};
+use super::lane::{self, Bell, Lanes, Mail};
 use super::listener::{self, Listener};
 use super::refusal::Refusal;
 use super::sockets::{Opened, Scratch, Socket, Sockets};
@@ -43,6 +43,8 @@ pub struct Thread {
     pub lanes: Lanes,
     /// What they send.
     pub mail: mpsc::UnboundedReceiver<Mail>,
+    /// How the store wakes it.
+    pub bell: Arc<Bell>,
     /// Where clients arrive.
     pub listeners: Vec<Listener>,
     /// Turns true when the server stops.
@@ -54,6 +56,7 @@ pub(super) struct Shell {
     state: RefCell<State>,
     pub(super) lanes: Lanes,
     pub(super) limits: Arc<Limits>,
+    pub(super) bell: Arc<Bell>,
     flusher: Wake,
     /// Sockets that are being closed.
     pub(super) closing: Cell<usize>,
@@ -78,11 +81,12 @@ pub(super) struct State {
 /// # Panics
 /// If one of its tasks did: the shard may be half updated.
 pub async fn run(shard: Shard, thread: Thread) {
-    let Thread { stats, limits, lanes, mail, listeners, mut stop } = thread;
+    let Thread { stats, limits, lanes, mail, bell, listeners, mut stop } = thread;
     let shell = Rc::new(Shell {
         state: RefCell::new(State { shard, sockets: Sockets::default(), scratch: Scratch::new(), stats }),
         lanes,
         limits,
+        bell,
         flusher: Wake::default(),
         closing: Cell::new(0),
         stopping: Cell::new(false),
@@ -106,6 +110,7 @@ pub async fn run(shard: Shard, thread: Thread) {
     shell.wake_flusher();
     // Whoever does not take its last bytes in time has had its time.
     let _ = timeout(DRAIN, shell.all_closed()).await;
+    shell.turn().shard.flush_store();
 }
 
 impl Shell {
