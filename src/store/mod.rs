@@ -7,6 +7,7 @@ pub mod error;
 pub mod folder;
 mod frame;
 mod header;
+pub mod index;
 pub mod journal;
 pub mod memory;
 mod packed;
