@@ -21,6 +21,12 @@ const KIND_SHIFT: u32 = 30;
 /// How much is read at a time, in bytes.
 const WINDOW: u64 = 1024 * 1024;
 
+/// How much is searched at a time, in bytes.
+const PAGE: usize = 4096;
+
+/// What a [`Mark`]'s frame begins with.
+const MARK: [u8; 4] = (((Kind::Mark as u32) << KIND_SHIFT) | Mark::LEN as u32).to_le_bytes();
+
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -170,6 +176,11 @@ impl Window {
         Ok(true)
     }
 
+    /// All that is in memory from `offset` on.
+    fn rest(&self, offset: u64) -> &[u8] {
+        &self.bytes[(offset - self.at) as usize..]
+    }
+
     /// What [`Window::fill`] has brought.
     fn slice(&self, offset: u64, len: usize) -> &[u8] {
         let start = (offset - self.at) as usize;
@@ -240,9 +251,43 @@ impl Frames {
         Ok(Head::parse(bytes))
     }
 
-    /// Whether nothing was ever written at the next frame's place: zeros, or the limit.
+    /// The next mark, wherever it stands: what is no mark, or does not hold, is skipped.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn next_mark(&mut self) -> io::Result<Option<Mark>> {
+        while self.window.fill(self.offset, framed(Mark::LEN))? {
+            let rest = self.window.rest(self.offset);
+            let piece = &rest[..rest.len().min(PAGE)];
+            // Most of what is searched was never written.
+            let found = if piece == &[0; PAGE][..piece.len()] {
+                None
+            } else {
+                piece.chunks_exact(8).position(|word| word.starts_with(&MARK))
+            };
+            let Some(found) = found else {
+                self.offset += (piece.len() / 8 * 8) as u64;
+                continue;
+            };
+            self.offset += 8 * found as u64;
+            if let Some(frame) = self.next_frame()? {
+                return Ok(Mark::decode(frame.payload));
+            }
+            self.offset += 8;
+        }
+        Ok(None)
+    }
+
+    /// Whether nothing was written at the next frame's place: zeros, or the limit.
+    ///
+    /// # Errors
+    /// Those of reading.
     pub fn is_blank(&mut self) -> io::Result<bool> {
-        Ok(!self.window.fill(self.offset, HEAD as u64)?
-            || self.window.slice(self.offset, HEAD).iter().all(|byte| *byte == 0))
+        let left = self.window.limit.saturating_sub(self.offset).min(HEAD as u64);
+        if left == 0 {
+            return Ok(true);
+        }
+        self.window.fill(self.offset, left)?;
+        Ok(self.window.slice(self.offset, left as usize).iter().all(|byte| *byte == 0))
     }
 }

@@ -14,6 +14,7 @@ use super::frame::{Key, Kind, MAX_PAYLOAD, Mark, framed};
 use super::header::{HEADER, Header, Identity};
 use super::recovery::{self, Opened, Recovered};
 use super::segment::{Segment, Spare};
+use super::survey::{segment_name, spare_name};
 
 /// A segment that is made while a batch waits for it is smaller than one made ahead of need, but no smaller than this.
 const HASTY: u64 = 1024 * 1024;
@@ -237,7 +238,7 @@ impl Journal {
         let name = segment_name(number);
         // Nobody can read it, or will: this was the only way to it.
         if wanted && Arc::strong_count(&segment) == 1 {
-            let spare = format!("{number:010}.spare");
+            let spare = spare_name(number);
             self.disk.rename(&name, &spare)?;
             let (file, len) = (Arc::clone(segment.file()), segment.file_len());
             self.spares.push(Spare { name: spare, file, len });
@@ -314,15 +315,18 @@ impl Journal {
                 made.map_err(|error| self.failed(error))?
             }
         };
+        let number = self
+            .highest
+            .checked_add(1)
+            .ok_or_else(|| self.failed(io::Error::other("there are no more numbers for segments")))?;
         self.seal();
         let Spare { name, file, len } = spare;
-        let number = self.highest + 1;
         let (previous, previous_end) = self.previous;
         let identity = Identity { salt: self.salt, number, previous, previous_end };
-        let header = Header { identity, ending: None }.encode();
+        let mut header = Header { identity, ending: None }.encode().to_vec();
+        header.extend_from_slice(&BLANK);
         let made = file
             .write_at(&header, 0)
-            // Below an old header there may be old frames: they are of another number, whatever becomes of this one.
             .and_then(|()| file.sync())
             .and_then(|()| self.disk.rename(&name, &segment_name(number)))
             .and_then(|()| self.disk.sync());
@@ -373,9 +377,4 @@ impl Journal {
         }
         Ok(())
     }
-}
-
-/// The name of a segment's file.
-pub(super) fn segment_name(number: u32) -> String {
-    format!("{number:010}.seg")
 }

@@ -5,7 +5,7 @@ pub mod disk;
 pub mod encode;
 pub mod error;
 pub mod folder;
-mod frame;
+pub mod frame;
 mod header;
 pub mod index;
 pub mod journal;
@@ -13,8 +13,17 @@ pub mod memory;
 mod packed;
 pub mod record;
 pub mod recovery;
+mod repair;
 pub mod restored;
 pub mod segment;
+mod survey;
+
+#[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
+mod ramdisk;
+#[cfg(test)]
+mod recovery_tests;
 
 use std::sync::Arc;
 use std::time::Instant;
