@@ -150,6 +150,11 @@ pub enum Overflow {
     DropNewest,
 }
 
+impl Overflow {
+    /// Every policy, in the order of their numbers.
+    pub const ALL: [Overflow; 3] = [Overflow::Reject, Overflow::DropOldest, Overflow::DropNewest];
+}
+
 /// The bounds of the queues whose subscription has this filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueRule {

@@ -1,5 +1,6 @@
 //! The ways between shards: batches of messages, and sockets on their way to the shard where their session lives; and the
-//! bell by which the store wakes a shard. A lane never waits and never drops; what it may hold is bounded by the credit of the shard that fills it.
+//! bell by which the store wakes a shard. A lane never waits and never drops; what it may hold is bounded by the credit of
+//! the shard that fills it.
 
 use std::net::TcpStream;
 use std::rc::Rc;

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::Limits;
 use crate::limits::Overflow;
+use crate::limits::{Limits, QueueRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
@@ -472,6 +472,14 @@ impl Session {
     pub fn subscription(&self, filter: &str) -> Option<&SessionSubscription> {
         let index = self.subscriptions.binary_search_by(|held| held.filter.as_ref().cmp(filter)).ok()?;
         self.subscriptions.get(index)
+    }
+
+    /// Its queue is bounded by the most specific of `rules` that covers a subscription of its own.
+    pub fn bind_queue(&self, rules: &[QueueRule]) {
+        if let Some(meter) = self.meter.as_ref().filter(|_| rules.len() > 1) {
+            let own = self.subscriptions.iter().filter(|held| held.group.is_none());
+            meter.bind(rules, own.map(|held| &*held.filter));
+        }
     }
 
     /// The membership in the group with this queue.

@@ -65,6 +65,7 @@ impl Shard {
         for subscription in subscriptions {
             self.restore_subscription(index, subscription, meters);
         }
+        self.sessions[index as usize].bind_queue(&self.settings.queue_rules);
         if detached.is_none() {
             self.record_session(index);
         }

@@ -176,6 +176,7 @@ impl Shard {
                 since: 0,
                 meter: meter.clone(),
             };
+            subscription.meter.bind_also(&self.settings.queue_rules, asked.filter);
             return self.shared.change_interest(|interest, since| {
                 let record = asked.record(session.queue_id, None, since, replay);
                 let ticket = record_first(self.core.store.as_mut(), record);
@@ -274,6 +275,7 @@ impl Shard {
                 ReasonCode::NoSubscriptionExisted as u8
             });
         }
+        self.sessions[index as usize].bind_queue(&self.settings.queue_rules);
         let unsuback =
             SubAck { packet_id: unsubscribe.packet_id, properties: super::NO_PROPERTIES, reasons: &reasons };
         let session = &mut self.sessions[index as usize];
