@@ -109,6 +109,18 @@ fn types(frames: &[Frame]) -> Vec<PacketType> {
 }
 
 #[test]
+fn connack_of_a_session_that_does_not_last_waits_for_the_end_of_the_one_before() {
+    let mut s = Slow::new();
+    s.resume("c");
+    s.resume("d");
+    s.w.connect(V5, "e");
+    let c = s.w.try_connect(&connect(V5, "c", true)).expect("accepted");
+    assert_eq!(s.w.take(c), [], "after a crash the old session would be there");
+    s.sync();
+    assert_eq!(types(&s.w.take(c)), [PacketType::ConnAck]);
+}
+
+#[test]
 fn connack_of_a_session_that_lasts_waits_and_all_else_behind_it() {
     let mut s = Slow::new();
     let c = s.resume_unanswered("c");

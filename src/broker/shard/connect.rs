@@ -153,7 +153,8 @@ impl Shard {
         session.expiry = expiry;
         session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         session.attach(link);
-        let ticket = self.record_session(index);
+        // No client is told of a session while the one before it may come back with a crash.
+        let ticket = self.record_session(index).max(self.last_end);
         let session = &mut self.sessions[index as usize];
         let mut cx = self.core.context(now);
         let connack =
@@ -356,7 +357,7 @@ impl Shard {
         self.timers.disarm(session.armed, index);
         let dropped = session.end(reason, &mut self.core.context(now));
         if session.persistent {
-            self.core.store.push(Record::SessionEnded(session.queue_id));
+            self.last_end = self.core.store.push(Record::SessionEnded(session.queue_id));
             if dropped > 0 {
                 let client_id = crate::escaped::Escaped(&session.client_id);
                 tracing::warn!(%client_id, messages = dropped, reason = reason.name(), "session ended with messages");

@@ -37,7 +37,7 @@ use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::session::run::Run;
 use crate::session::{Action, Context, Session};
 use crate::stats::Stats;
-use crate::store::Store;
+use crate::store::{Store, Ticket};
 
 use deliver::{Incoming, RUN_BYTES};
 use pause::Waiting;
@@ -166,6 +166,8 @@ pub struct Shard {
     last_queue: u64,
     last_message: u64,
     last_generation: u32,
+    /// What tells that the last persistent session to end has ended.
+    last_end: Ticket,
 }
 
 /// What every step of a session or a group borrows, apart from the tables.
@@ -263,6 +265,7 @@ impl Shard {
             last_queue: 0,
             last_message: 0,
             last_generation: 0,
+            last_end: Ticket(0),
             settings,
         }
     }
