@@ -104,6 +104,12 @@ impl Message {
         }
     }
 
+    /// The same with a number of its own, and not as the retained message of its topic.
+    #[must_use]
+    pub fn copied(&self, id: MessageId) -> Message {
+        Message { id, version: 0, ..self.clone() }
+    }
+
     /// The topic name. Its bytes are checked to be UTF-8 once more each time, which costs less than an allocation of its
     /// own would; where only the bytes matter, [`Message::topic_bytes`] saves even that.
     pub fn topic(&self) -> &str {

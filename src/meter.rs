@@ -154,8 +154,8 @@ impl QueueMeter {
         self.bytes.load(Relaxed)
     }
 
-    /// Whether it holds more than its rule allows. Never so under [`Overflow::Reject`]; otherwise the queue's home drops
-    /// until it is false.
+    /// Whether it holds more than its rule allows. Under [`Overflow::Reject`] only what was held already can make it so;
+    /// otherwise the queue's home drops until it is false.
     pub fn is_over(&self) -> bool {
         self.messages() > self.max_messages.load(Relaxed) || self.bytes() > self.max_bytes.load(Relaxed)
     }

@@ -2,18 +2,21 @@
 //! given to one, within that member's window; it comes back to the head when the member goes.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::outbox::{Item, Join};
-use crate::limits::{Overflow, Strategy};
+use super::roster::{Member, Roster};
+use crate::limits::{Limits, Overflow, Strategy};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
-use crate::session::{Delivery, queue::Queue};
+use crate::session::Delivery;
+use crate::session::backlog::{Backlog, Errand, Needs};
+use crate::session::paging::{PAGE, Paging};
 use crate::stats::{DropReason, Stats};
-use crate::store::{Record, Store};
+use crate::store::restored::Waiting;
+use crate::store::{Page, Record, Store};
 use crate::target::Identifiers;
 
 /// How far behind the head a message may be given, where its strategy names the one member who may
@@ -25,35 +28,11 @@ const LOOK_AHEAD: usize = 256;
 pub struct Group {
     queue_id: QueueId,
     meter: Arc<QueueMeter>,
-    queue: Queue,
+    queue: Backlog,
     roster: Roster,
     /// Its last member has left. Others that left before may still say so, over slower lanes, and give back what they
     /// hold: until then it is not over.
     deserted: bool,
-}
-
-/// The members, and how one of them is chosen.
-#[derive(Debug)]
-struct Roster {
-    strategy: Strategy,
-    members: Vec<Member>,
-    /// Whose turn it is.
-    next: usize,
-    /// The member that sticky sticks to.
-    stuck_to: Option<QueueId>,
-}
-
-#[derive(Debug)]
-struct Member {
-    session: QueueId,
-    peer: PeerId,
-    token: u32,
-    window: u16,
-    qos: QoS,
-    retain_as_published: bool,
-    identifiers: Identifiers,
-    /// Given and not settled, oldest first.
-    given: VecDeque<Delivery>,
 }
 
 /// How a group tells a peer something.
@@ -65,6 +44,12 @@ pub struct GroupContext<'a> {
     pub now: Instant,
     /// Where records go.
     pub store: &'a mut dyn Store,
+    /// The budget of pages.
+    pub paging: &'a mut Paging,
+    /// The broker's limits.
+    pub limits: &'a Limits,
+    /// How many bytes may wait in memory for one taker at present.
+    pub outbound_limit: usize,
     /// The shard's counters.
     pub stats: &'a Stats,
     /// The shard's randomness.
@@ -72,15 +57,25 @@ pub struct GroupContext<'a> {
 }
 
 impl Group {
-    /// A group without members.
-    pub fn new(queue_id: QueueId, strategy: Strategy, meter: Arc<QueueMeter>) -> Group {
-        let roster = Roster { strategy, members: Vec::new(), next: 0, stuck_to: None };
-        Group { queue_id, meter, queue: Queue::default(), roster, deserted: false }
+    /// A group without members; what is durable in its queue can be had from the disk again if `paged`.
+    pub fn new(queue_id: QueueId, strategy: Strategy, meter: Arc<QueueMeter>, paged: bool) -> Group {
+        let (queue, roster) = (Backlog::new(paged), Roster::new(strategy));
+        Group { queue_id, meter, queue, roster, deserted: false }
+    }
+
+    /// The group had `waiting` on disk when the broker was started; who calls this counts them.
+    pub fn restore_backlog(&mut self, waiting: Waiting, now: Instant) {
+        self.queue.restore(waiting, now);
     }
 
     /// How many messages wait for a member.
     pub fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The bytes of memory that its members' pace is to blame for.
+    pub fn buffered(&self) -> usize {
+        if self.queue.is_paged() { self.queue.window().bytes() } else { 0 }
     }
 
     /// How many messages count against its limits: those that wait, are given, or are on their way here.
@@ -93,8 +88,15 @@ impl Group {
         self.roster.members.len()
     }
 
-    /// A message for the group. At QoS 0 it goes to a member at once or nowhere.
-    pub fn offer(&mut self, message: &Arc<Message>, cx: &mut GroupContext<'_>, give: Give<'_>) {
+    /// A message for the group; `durable` if it is on disk for it. At QoS 0 it goes to a member at once or nowhere.
+    pub fn offer(
+        &mut self,
+        message: &Arc<Message>,
+        durable: bool,
+        cx: &mut GroupContext<'_>,
+        give: Give<'_>,
+    ) {
+        let durable = durable && message.qos > QoS::AtMostOnce;
         let delivery = Delivery {
             message: message.clone(),
             from: self.queue_id,
@@ -102,7 +104,8 @@ impl Group {
             qos: message.qos,
             retain: message.retain,
             dup: false,
-            metered: message.qos > QoS::AtMostOnce,
+            metered: durable,
+            durable,
         };
         if message.qos == QoS::AtMostOnce {
             match self.roster.choose(&delivery, cx.random, false) {
@@ -111,33 +114,67 @@ impl Group {
             }
             return;
         }
-        if self.make_room(&delivery, cx) {
-            self.account(1, delivery.message.size(), cx.stats);
-            self.queue.push(delivery);
-            self.pump(cx, give);
+        let returns_by_pages = durable && self.queue.is_paged();
+        if returns_by_pages && self.queue.came_early(&delivery) {
+            return account(&delivery, cx.stats);
+        }
+        if durable && !self.make_room(&delivery, cx) {
+            return;
+        }
+        account(&delivery, cx.stats);
+        let delivery = match returns_by_pages {
+            true => self.queue.arrive(delivery, self.needs(cx), cx.paging),
+            false => Some(delivery),
+        };
+        if let Some(delivery) = delivery {
+            self.queue.window_mut().push(delivery);
+        }
+        self.pump(cx, give);
+        self.bound_memory(cx);
+    }
+
+    /// What is in memory alone is bounded like the queue of a transient session: the oldest goes.
+    fn bound_memory(&mut self, cx: &mut GroupContext<'_>) {
+        let max_bytes = cx.limits.transient_queue_bytes.min(cx.outbound_limit);
+        loop {
+            let (messages, bytes) = self.queue.window().loose();
+            if messages <= cx.limits.transient_queue_messages && (bytes <= max_bytes || messages <= 1) {
+                return;
+            }
+            let Some(oldest) = self.queue.window_mut().pop_loose() else { return };
+            self.drop_queued(&oldest, DropReason::OverflowOldest, cx);
         }
     }
 
     /// Drops what has expired in the queue.
     pub fn purge(&mut self, cx: &mut GroupContext<'_>) {
-        for expired in self.queue.purge(cx.now) {
+        for expired in self.queue.window_mut().purge(cx.now) {
             self.drop_queued(&expired, DropReason::Expired, cx);
+        }
+        if self.queue.purge(cx.now) {
+            self.refill(cx);
         }
     }
 
     /// Applies the overflow policy; whether there is a place.
     fn make_room(&mut self, delivery: &Delivery, cx: &mut GroupContext<'_>) -> bool {
         // The place was reserved by the publisher's shard, which refuses where the rule says so.
-        if !self.meter.is_over() {
+        let overflow = self.meter.overflow();
+        if overflow == Overflow::Reject || !self.meter.is_over() {
             return true;
         }
         self.purge(cx);
         while self.meter.is_over() {
-            let oldest = match self.meter.overflow() {
-                Overflow::DropOldest => self.queue.pop(),
+            let oldest = match overflow {
+                Overflow::DropOldest => self.queue.window_mut().pop_durable(),
                 _ => None,
             };
             let Some(oldest) = oldest else {
+                if overflow == Overflow::DropOldest && self.queue.is_behind() {
+                    // The oldest is on disk: a page will tell which it is.
+                    return true;
+                }
+                self.queue.pass_by(delivery.message.id);
                 cx.stats.count_drop(DropReason::OverflowNewest, 1);
                 self.forget(delivery, cx);
                 return false;
@@ -147,12 +184,17 @@ impl Group {
         true
     }
 
-    /// Gives out what waits, as far as the members' windows let it.
+    /// Gives out what waits, as far as the members' windows let it, and asks for more.
     pub fn pump(&mut self, cx: &mut GroupContext<'_>, give: Give<'_>) {
+        self.give_out(cx, give);
+        self.refill(cx);
+    }
+
+    fn give_out(&mut self, cx: &mut GroupContext<'_>, give: Give<'_>) {
         let mut index = 0;
-        while let Some(delivery) = self.queue.get(index) {
+        while let Some(delivery) = self.queue.window().get(index) {
             if delivery.message.is_expired(cx.now) {
-                if let Some(expired) = self.queue.remove(index) {
+                if let Some(expired) = self.queue.window_mut().remove(index) {
                     self.drop_queued(&expired, DropReason::Expired, cx);
                 }
                 continue;
@@ -165,11 +207,65 @@ impl Group {
                 index += 1;
                 continue;
             };
-            if let Some(delivery) = self.queue.remove(index) {
-                self.account_gone(&delivery, cx.stats);
+            if let Some(delivery) = self.queue.window_mut().remove(index) {
+                unaccount(&delivery, cx.stats);
                 self.give(member, delivery, cx, give);
             }
         }
+    }
+
+    fn needs(&self, cx: &GroupContext<'_>) -> Needs {
+        Needs {
+            taking: self.roster.is_online(),
+            window: PAGE.min(cx.outbound_limit),
+            over: self.has_excess(),
+        }
+    }
+
+    /// Whether the oldest has to go.
+    fn has_excess(&self) -> bool {
+        self.meter.overflow() == Overflow::DropOldest && self.meter.is_over()
+    }
+
+    /// Asks for a page if one is needed.
+    fn refill(&mut self, cx: &mut GroupContext<'_>) {
+        if self.queue.is_behind() {
+            let needs = self.needs(cx);
+            let durable = self.roster.given().filter(|delivery| delivery.durable);
+            let held = durable.map(|delivery| delivery.message.id);
+            self.queue.ask(self.queue_id, needs, held, cx.store, cx.paging);
+        }
+    }
+
+    /// It waited for the budget of pages, and has its turn.
+    pub fn called_up(&mut self, cx: &mut GroupContext<'_>) {
+        self.queue.called_up();
+        self.refill(cx);
+    }
+
+    /// A page has come.
+    pub fn take_page(&mut self, page: Page, cx: &mut GroupContext<'_>, give: Give<'_>) {
+        let Some(errand) = self.queue.open_page(&page, cx.paging) else { return };
+        for entry in page.entries {
+            let (qos, retain) = (entry.message.qos, entry.message.retain);
+            let Some(delivery) = self.queue.read(entry, self.queue_id) else { continue };
+            // On what terms it is delivered is decided with the member that gets it.
+            let delivery = Delivery { qos, retain, identifiers: Identifiers::default(), ..delivery };
+            let expired = delivery.message.is_expired(cx.now);
+            let over = errand != Errand::Purge && self.has_excess();
+            if over || expired {
+                let reason = if expired { DropReason::Expired } else { DropReason::OverflowOldest };
+                self.queue.take_in(&delivery, cx.paging);
+                self.drop_queued(&delivery, reason, cx);
+            } else if errand == Errand::Fill {
+                self.queue.take_in(&delivery, cx.paging);
+                self.queue.window_mut().push(delivery);
+            } else {
+                self.queue.leave(&delivery);
+            }
+        }
+        self.queue.close_page(page.after, page.last, cx.paging);
+        self.pump(cx, give);
     }
 
     fn give(&mut self, index: usize, mut delivery: Delivery, cx: &mut GroupContext<'_>, give: Give<'_>) {
@@ -178,6 +274,7 @@ impl Group {
         delivery.qos = delivery.qos.min(member.qos);
         delivery.retain &= member.retain_as_published;
         delivery.identifiers = member.identifiers.clone();
+        delivery.durable &= delivery.qos > QoS::AtMostOnce;
         let at_most_once = delivery.qos == QoS::AtMostOnce;
         let (peer, session, token) = (member.peer, member.session, member.token);
         if !at_most_once {
@@ -201,7 +298,7 @@ impl Group {
             identifiers,
             given: VecDeque::new(),
         };
-        match self.roster.members.iter_mut().find(|known| known.session == join.session) {
+        match self.roster.member(join.session) {
             Some(known) => {
                 let given = std::mem::take(&mut known.given);
                 *known = Member { given, ..member };
@@ -219,27 +316,22 @@ impl Group {
         cx: &mut GroupContext<'_>,
         give: Give<'_>,
     ) {
-        let Some(member) = self.roster.members.iter_mut().find(|member| member.session == session) else {
-            return;
-        };
+        let Some(member) = self.roster.member(session) else { return };
         let Some(index) = member.given.iter().position(|delivery| delivery.message.id == message) else {
             return;
         };
         if let Some(delivery) = member.given.remove(index) {
-            self.meter.release(1, delivery.message.size() as u64);
+            self.free(&delivery);
         }
         self.pump(cx, give);
     }
 
     /// A member's connection is gone: what it was given and did not keep goes back to the head.
     pub fn back(&mut self, session: QueueId, kept: &[MessageId], cx: &mut GroupContext<'_>, give: Give<'_>) {
-        let Some(member) = self.roster.members.iter_mut().find(|member| member.session == session) else {
-            return;
-        };
+        let Some(member) = self.roster.member(session) else { return };
         member.window = 0;
         let given = std::mem::take(&mut member.given);
-        self.take_back(given, kept, cx);
-        self.pump(cx, give);
+        self.take_back(given, kept, cx, give);
     }
 
     /// The last member has left, though the leaving of others may still be under way.
@@ -254,138 +346,83 @@ impl Group {
 
     /// A member is gone for good.
     pub fn leave(&mut self, session: QueueId, kept: &[MessageId], cx: &mut GroupContext<'_>, give: Give<'_>) {
-        let Some(index) = self.roster.members.iter().position(|member| member.session == session) else {
-            return;
-        };
-        let member = self.roster.members.remove(index);
-        if index < self.roster.next {
-            self.roster.next -= 1;
+        if let Some(member) = self.roster.remove(session) {
+            self.take_back(member.given, kept, cx, give);
         }
-        self.take_back(member.given, kept, cx);
-        self.pump(cx, give);
     }
 
-    fn take_back(&mut self, given: VecDeque<Delivery>, kept: &[MessageId], cx: &mut GroupContext<'_>) {
+    fn take_back(
+        &mut self,
+        given: VecDeque<Delivery>,
+        kept: &[MessageId],
+        cx: &mut GroupContext<'_>,
+        give: Give<'_>,
+    ) {
         let mut returned = Vec::new();
         for mut delivery in given {
             if kept.contains(&delivery.message.id) {
-                self.meter.release(1, delivery.message.size() as u64);
+                self.free(&delivery);
             } else {
                 // [MQTT-3.3.1-1]: the client that went may have seen it.
                 delivery.dup = true;
-                self.account(1, delivery.message.size(), cx.stats);
+                account(&delivery, cx.stats);
                 returned.push(delivery);
             }
         }
-        self.queue.push_head(returned);
+        self.queue.window_mut().push_head(returned);
+        self.pump(cx, give);
+        if !self.roster.is_online() {
+            self.queue.release(self.queue_id, cx.paging);
+            self.refill(cx);
+        }
+        self.bound_memory(cx);
     }
 
     /// The group ends: what still waits is dropped and counted.
     pub fn end(&mut self, cx: &mut GroupContext<'_>) -> usize {
         let mut dropped = 0;
-        while let Some(delivery) = self.queue.pop() {
+        while let Some(delivery) = self.queue.window_mut().pop() {
             self.drop_queued(&delivery, DropReason::SessionEnded, cx);
             dropped += 1;
         }
-        dropped
+        // What waits on disk goes with its queue. It may be less than nothing: what is yet to be forwarded makes up for it.
+        let (messages, bytes) = self.queue.end(cx.paging);
+        cx.stats.queued_messages.sub(messages as u64);
+        cx.stats.queued_bytes.sub(bytes as u64);
+        cx.stats.count_drop(DropReason::SessionEnded, messages as u64);
+        dropped + messages.max(0) as usize
     }
 
     fn drop_queued(&self, delivery: &Delivery, reason: DropReason, cx: &mut GroupContext<'_>) {
-        self.account_gone(delivery, cx.stats);
+        unaccount(delivery, cx.stats);
         cx.stats.count_drop(reason, 1);
         self.forget(delivery, cx);
     }
 
+    /// A message has left the queue for good.
     fn forget(&self, delivery: &Delivery, cx: &mut GroupContext<'_>) {
-        cx.store.push(Record::Acked(self.queue_id, delivery.message.id));
-        self.meter.release(1, delivery.message.size() as u64);
+        if delivery.durable {
+            cx.store.push(Record::Acked(self.queue_id, delivery.message.id));
+        }
+        self.free(delivery);
     }
 
-    fn account(&self, messages: u64, bytes: usize, stats: &Stats) {
-        stats.queued_messages.add(messages);
-        stats.queued_bytes.add(bytes as u64);
-    }
-
-    fn account_gone(&self, delivery: &Delivery, stats: &Stats) {
-        stats.queued_messages.sub(1);
-        stats.queued_bytes.sub(delivery.message.size() as u64);
-    }
-}
-
-impl Roster {
-    fn binds(&self) -> bool {
-        matches!(self.strategy, Strategy::HashClientid | Strategy::HashTopic)
-    }
-
-    fn any_room(&self) -> bool {
-        self.members.iter().any(Member::has_room)
-    }
-
-    /// The member to have this delivery; `None` if it must wait.
-    fn choose(&mut self, delivery: &Delivery, random: &mut fastrand::Rng, windowed: bool) -> Option<usize> {
-        let fits = |member: &Member| if windowed { member.has_room() } else { member.window > 0 };
-        match self.strategy {
-            Strategy::RoundRobin => {
-                let index = self.in_turn().find(|index| fits(&self.members[*index]))?;
-                self.next = index + 1;
-                Some(index)
-            }
-            Strategy::Random => {
-                let fitting = self.members.iter().filter(|member| fits(member)).count();
-                let nth = random.usize(..fitting.max(1));
-                self.members.iter().enumerate().filter(|(_, member)| fits(member)).nth(nth).map(|(i, _)| i)
-            }
-            Strategy::Sticky => {
-                let stuck =
-                    self.members.iter().position(|m| Some(m.session) == self.stuck_to && m.window > 0);
-                let index = stuck.or_else(|| self.members.iter().position(|member| member.window > 0))?;
-                self.stuck_to = Some(self.members[index].session);
-                fits(&self.members[index]).then_some(index)
-            }
-            Strategy::HashClientid => {
-                let hash = delivery.message.publisher.map_or(0, |publisher| publisher.client_hash);
-                self.bound_member(u64::from(hash)).filter(|index| fits(&self.members[*index]))
-            }
-            Strategy::HashTopic => {
-                let hash = hash_of(delivery.message.topic());
-                self.bound_member(hash).filter(|index| fits(&self.members[*index]))
-            }
-            Strategy::LeastInflight => {
-                // In turn among equals: else the first would do all that it can do by itself.
-                let fitting = self.in_turn().filter(|index| fits(&self.members[*index]));
-                let index = fitting.min_by_key(|index| self.members[*index].given.len())?;
-                self.next = index + 1;
-                Some(index)
-            }
+    /// Its place in the limits is free.
+    fn free(&self, delivery: &Delivery) {
+        if delivery.metered {
+            self.meter.release(1, delivery.message.size() as u64);
         }
     }
-
-    /// All members, beginning with the one whose turn it is.
-    fn in_turn(&self) -> impl Iterator<Item = usize> + use<> {
-        let (next, count) = (self.next, self.members.len());
-        (0..count).map(move |i| (next + i) % count)
-    }
-
-    /// The member that a hash falls to, among those that are there.
-    fn bound_member(&self, hash: u64) -> Option<usize> {
-        let online = || self.members.iter().enumerate().filter(|(_, member)| member.window > 0);
-        let count = online().count() as u64;
-        if count == 0 {
-            return None;
-        }
-        online().nth((hash % count) as usize).map(|(index, _)| index)
-    }
 }
 
-impl Member {
-    fn has_room(&self) -> bool {
-        self.given.len() < usize::from(self.window)
-    }
+/// A message waits for a member.
+fn account(delivery: &Delivery, stats: &Stats) {
+    stats.queued_messages.add(1);
+    stats.queued_bytes.add(delivery.message.size() as u64);
 }
 
-/// A hash that is the same in every run, so that a topic keeps its worker across restarts.
-fn hash_of(topic: &str) -> u64 {
-    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
-    topic.hash(&mut hasher);
-    std::hash::Hasher::finish(&hasher)
+/// It does so no more.
+fn unaccount(delivery: &Delivery, stats: &Stats) {
+    stats.queued_messages.sub(1);
+    stats.queued_bytes.sub(delivery.message.size() as u64);
 }

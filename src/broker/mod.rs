@@ -10,6 +10,7 @@ mod members;
 pub mod outbox;
 pub mod restore;
 pub mod retained;
+mod roster;
 pub mod route;
 #[cfg(test)]
 mod samples;

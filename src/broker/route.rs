@@ -106,7 +106,7 @@ impl Route {
         let groups = self
             .groups
             .iter()
-            .filter(move |_| qos > QoS::AtMostOnce)
+            .filter(move |target| target.durable && qos > QoS::AtMostOnce)
             .map(|target| (target.queue, &*target.meter));
         queues.chain(groups)
     }

@@ -30,6 +30,8 @@ pub struct Slot {
     pub ticket: Ticket,
     /// The PUBLISH left once, on this connection or an earlier one: a repeat carries DUP.
     pub sent: bool,
+    /// Its reference on disk has left its queue: the session keeps it until it is complete.
+    pub moved: bool,
     /// What is delivered; gone once only PUBREL is left to say.
     pub delivery: Option<Delivery>,
 }
@@ -95,6 +97,7 @@ impl Inflight {
             step: Step::Published,
             ticket,
             sent: false,
+            moved: false,
             delivery: Some(delivery),
         });
         self.live += 1;
@@ -109,7 +112,7 @@ impl Inflight {
             self.ordered &= at(back.packet_id) < at(packet_id);
         }
         let step = if delivery.is_some() { Step::Published } else { Step::Released };
-        self.slots.push_back(Slot { packet_id, step, ticket: Ticket(0), sent: true, delivery });
+        self.slots.push_back(Slot { packet_id, step, ticket: Ticket(0), sent: true, moved: true, delivery });
         self.live += 1;
         self.next_id = following(packet_id);
     }
@@ -217,6 +220,12 @@ impl Inflight {
         self.slots.get_mut(self.cursor).filter(|slot| slot.ticket <= durable)
     }
 
+    /// What the next slot that this connection has not been told of waits for.
+    pub fn awaits(&self, durable: Ticket) -> Option<Ticket> {
+        let next = self.slots.range(self.cursor..).find(|slot| slot.step != Step::Done)?;
+        Some(next.ticket).filter(|ticket| *ticket > durable)
+    }
+
     /// The slot that [`Inflight::next_unwritten`] gave has been written.
     pub fn written(&mut self) {
         if let Some(slot) = self.slots.get_mut(self.cursor) {
@@ -316,6 +325,7 @@ mod tests {
             retain: false,
             dup: false,
             metered: false,
+            durable: false,
         }
     }
 

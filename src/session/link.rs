@@ -188,6 +188,11 @@ impl Link {
         len > 0
     }
 
+    /// What the first of the held answers waits for.
+    pub fn awaits(&self) -> Option<Ticket> {
+        Some(self.held.as_ref()?.marks.front()?.ticket)
+    }
+
     fn answered(&mut self, kind: Answer) {
         match kind {
             Answer::ConnAck => self.open = true,

@@ -2,18 +2,20 @@
 //! [`Action`] come out; it knows no sockets, no other sessions and no clock.
 
 pub mod alias;
+pub mod backlog;
 pub mod inflight;
 pub mod link;
+pub mod paging;
 pub mod parked;
 pub mod queue;
 mod receive;
 pub mod run;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::Overflow;
 use crate::limits::{Limits, QueueRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
@@ -23,9 +25,10 @@ use crate::store::{Record, Store, Ticket};
 use crate::target::Identifiers;
 
 use crate::will::Will;
+use backlog::Backlog;
 use inflight::{Inflight, Step};
 use link::{Link, Written};
-use queue::Queue;
+use paging::Paging;
 
 pub use receive::{Action, check_user_properties};
 
@@ -46,6 +49,8 @@ pub struct Delivery {
     pub dup: bool,
     /// It holds a place in the queue's limits, to be given back when it leaves.
     pub metered: bool,
+    /// Its queue has a reference to it on disk, to be given up when it leaves.
+    pub durable: bool,
 }
 
 /// What a session needs of the world for one step.
@@ -54,6 +59,8 @@ pub struct Context<'a> {
     pub now: Instant,
     /// Where records go.
     pub store: &'a mut dyn Store,
+    /// The budget of pages.
+    pub paging: &'a mut Paging,
     /// The broker's limits.
     pub limits: &'a Limits,
     /// How many bytes an outbound buffer may hold at present.
@@ -132,6 +139,8 @@ pub struct Session {
     pub subscriptions: Vec<SessionSubscription>,
     /// The Will, until it is published or thrown away.
     pub will: Option<Box<Will>>,
+    /// The first position in the store that it is listed as waiting for; `Ticket(0)` if it is not.
+    pub awaited: Ticket,
     /// The second for which its timer is armed; `u64::MAX` if none is.
     pub armed: u64,
     /// When the connection was lost.
@@ -139,7 +148,7 @@ pub struct Session {
     /// The connection, if there is one.
     pub link: Option<Link>,
     inflight: Inflight,
-    queue: Queue,
+    queue: Backlog,
     /// QoS 2 packet ids received and not released, with what their PUBREC waits for.
     received: BTreeMap<PacketId, Ticket>,
 }
@@ -160,11 +169,12 @@ impl Session {
             meter,
             subscriptions: Vec::new(),
             will: None,
+            awaited: Ticket(0),
             armed: u64::MAX,
             detached: None,
             link: None,
             inflight: Inflight::default(),
-            queue: Queue::default(),
+            queue: Backlog::default(),
             received: BTreeMap::new(),
         }
     }
@@ -206,16 +216,23 @@ impl Session {
         self.inflight.iter().filter(|slot| slot.delivery.is_some()).count()
     }
 
-    /// The bytes of memory that its consumer's pace is to blame for: the outbound buffer and, where it
-    /// is in memory only, the queue.
+    /// The bytes of memory that its consumer's pace is to blame for: the outbound buffer and, unless it is bounded by
+    /// its own limits alone, what of the queue is in memory.
     pub fn buffered(&self) -> usize {
-        let queue = if self.persistent { 0 } else { self.queue.bytes() };
+        let in_memory_only = self.persistent && !self.queue.is_paged();
+        let queue = if in_memory_only { 0 } else { self.queue.window().bytes() };
         queue + self.link.as_ref().map_or(0, |link| link.outbound.len())
     }
 
     /// How many wait without a packet id.
     pub fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// What it waits for next, if it has something to send that is not durable yet.
+    pub fn awaits(&self, durable: Ticket) -> Option<Ticket> {
+        let held = self.link.as_ref()?.awaits();
+        held.into_iter().chain(self.inflight.awaits(durable)).min()
     }
 
     /// Whether everything that was to leave has left: a retained replay may go on.
@@ -231,7 +248,11 @@ impl Session {
 
     /// Takes a message: sends it now, or queues it, or drops it and counts why.
     pub fn deliver(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
+        if self.returns_by_pages(&delivery) && self.queue.came_early(&delivery) {
+            return account(&delivery, cx);
+        }
         if delivery.message.is_expired(cx.now) {
+            self.pass_by(&delivery);
             return self.drop_delivery(&delivery, DropReason::Expired, cx);
         }
         if delivery.qos == QoS::AtMostOnce {
@@ -283,14 +304,21 @@ impl Session {
 
     /// Binds a delivery to a packet id and sends it, unless it must wait for the disk.
     fn start(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
-        cx.stats.queued_messages.add(1);
-        cx.stats.queued_bytes.add(delivery.message.size() as u64);
-        let gated = delivery.qos == QoS::ExactlyOnce && (self.persistent || delivery.from != self.queue_id);
+        account(&delivery, cx);
+        let leaves = delivery.qos == QoS::ExactlyOnce && delivery.durable;
         let (message, from) = (delivery.message.id, delivery.from);
         let packet_id = self.inflight.bind(delivery, Ticket(0));
-        if gated && let Some(slot) = self.inflight.last_bound() {
+        if leaves && let Some(slot) = self.inflight.last_bound() {
             let session = self.queue_id;
-            slot.ticket = cx.store.push(Record::Sent { session, packet_id, message, from });
+            // From here on it is this session's: a share group has it no more [MQTT-4.8.2-5].
+            slot.ticket = cx.store.push(match self.persistent {
+                true => Record::Sent { session, packet_id, message, from },
+                false => Record::Acked(from, message),
+            });
+            slot.moved = true;
+            if let Some(delivery) = &mut slot.delivery {
+                delivery.durable = false;
+            }
         }
         self.write_bound(cx);
     }
@@ -305,7 +333,7 @@ impl Session {
                 return;
             }
             let Some(slot) = self.inflight.next_unwritten(durable) else { return };
-            let packet_id = slot.packet_id;
+            let (packet_id, completes) = (slot.packet_id, slot.moved && self.persistent);
             let written = match (&slot.delivery, slot.step) {
                 (Some(delivery), Step::Published) => {
                     // [MQTT-3.3.1-1]: a repeat says so.
@@ -321,6 +349,9 @@ impl Session {
                 self.inflight.written();
             } else if let Some(delivery) = self.inflight.skip_unwritten() {
                 // [MQTT-3.1.2-25]: discarded as if its sending had been completed.
+                if completes {
+                    cx.store.push(Record::Completed(self.queue_id, packet_id));
+                }
                 unaccount(&delivery, cx);
                 Session::forget(self.queue_id, &self.meter, &delivery, cx);
                 cx.stats.count_drop(DropReason::TooLarge, 1);
@@ -336,7 +367,7 @@ impl Session {
         }
         self.write_bound(cx);
         while self.may_start(cx) {
-            let Some(delivery) = self.queue.pop() else { return };
+            let Some(delivery) = self.queue.window_mut().pop() else { break };
             unaccount(&delivery, cx);
             if delivery.message.is_expired(cx.now) {
                 self.drop_delivery(&delivery, DropReason::Expired, cx);
@@ -344,56 +375,7 @@ impl Session {
                 self.start(delivery, cx);
             }
         }
-    }
-
-    fn enqueue(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
-        let size = delivery.message.size();
-        // What a group gave is bounded by the window that the group respects.
-        if delivery.from == self.queue_id && !self.make_room(&delivery, size, cx) {
-            return;
-        }
-        cx.stats.queued_messages.add(1);
-        cx.stats.queued_bytes.add(size as u64);
-        self.queue.push(delivery);
-    }
-
-    /// Applies the overflow policy; whether there is a place.
-    fn make_room(&mut self, delivery: &Delivery, size: usize, cx: &mut Context<'_>) -> bool {
-        let limits = cx.limits;
-        let (messages, bytes) = (
-            limits.transient_queue_messages as u64,
-            cx.outbound_limit.min(limits.transient_queue_bytes) as u64,
-        );
-        let overflow = self.meter.as_ref().map_or(Overflow::DropOldest, |meter| meter.overflow());
-        let fits = |session: &Session| match &session.meter {
-            None => session.queue.has_room(size, messages, bytes),
-            // The place was reserved by the publisher's shard, which refuses where the rule says so.
-            Some(meter) => !meter.is_over(),
-        };
-        if fits(self) {
-            return true;
-        }
-        self.purge(cx);
-        while !fits(self) {
-            // What a share group gave is not this session's to drop: another member may take it.
-            let own = self.queue_id;
-            let oldest = if overflow == Overflow::DropOldest { self.queue.pop_from(own) } else { None };
-            let Some(oldest) = oldest else {
-                self.drop_delivery(delivery, DropReason::OverflowNewest, cx);
-                return false;
-            };
-            unaccount(&oldest, cx);
-            self.drop_delivery(&oldest, DropReason::OverflowOldest, cx);
-        }
-        true
-    }
-
-    /// Drops what has expired in the queue.
-    pub fn purge(&mut self, cx: &mut Context<'_>) {
-        for expired in self.queue.purge(cx.now) {
-            unaccount(&expired, cx);
-            self.drop_delivery(&expired, DropReason::Expired, cx);
-        }
+        self.refill(cx);
     }
 
     fn drop_delivery(&self, delivery: &Delivery, reason: DropReason, cx: &mut Context<'_>) {
@@ -407,16 +389,15 @@ impl Session {
     }
 
     fn forget(own: QueueId, meter: &Option<Arc<QueueMeter>>, delivery: &Delivery, cx: &mut Context<'_>) {
-        if delivery.from != own {
+        if delivery.durable {
             cx.store.push(Record::Acked(delivery.from, delivery.message.id));
+        }
+        if delivery.from != own {
             cx.settled.push((delivery.from, delivery.message.id));
         } else if let Some(meter) = meter
-            && delivery.qos != QoS::AtMostOnce
+            && delivery.metered
         {
-            cx.store.push(Record::Acked(own, delivery.message.id));
-            if delivery.metered {
-                meter.release(1, delivery.message.size() as u64);
-            }
+            meter.release(1, delivery.message.size() as u64);
         }
     }
 
@@ -428,11 +409,12 @@ impl Session {
         unacknowledged: bool,
         cx: &mut Context<'_>,
     ) -> Vec<MessageId> {
-        for delivery in self.queue.take(|delivery| delivery.from == group) {
+        for delivery in self.queue.window_mut().take(|delivery| delivery.from == group) {
             unaccount(&delivery, cx);
         }
         let returned = self.inflight.withdraw(|slot| {
             slot.delivery.as_ref().is_some_and(|delivery| delivery.from == group)
+                && !slot.moved
                 && (!slot.sent || (unacknowledged && slot.qos() == QoS::AtLeastOnce))
         });
         for delivery in &returned {
@@ -445,8 +427,10 @@ impl Session {
                 && delivery.from == group
             {
                 kept.push(delivery.message.id);
-                delivery.from = own;
-                delivery.metered = false;
+                if delivery.durable {
+                    cx.store.push(Record::Acked(group, delivery.message.id));
+                }
+                (delivery.from, delivery.metered, delivery.durable) = (own, false, false);
             }
         }
         kept
@@ -455,11 +439,17 @@ impl Session {
     /// The session ends: whatever it still holds of its own is dropped and counted.
     pub fn end(&mut self, reason: DropReason, cx: &mut Context<'_>) -> usize {
         let mut dropped = 0;
-        while let Some(delivery) = self.queue.pop() {
+        while let Some(delivery) = self.queue.window_mut().pop() {
             unaccount(&delivery, cx);
             self.drop_delivery(&delivery, reason, cx);
             dropped += 1;
         }
+        // What waits on disk goes with its queue. It may be less than nothing: what is yet to be forwarded makes up for it.
+        let (messages, bytes) = self.queue.end(cx.paging);
+        cx.stats.queued_messages.sub(messages as u64);
+        cx.stats.queued_bytes.sub(bytes as u64);
+        cx.stats.count_drop(reason, messages as u64);
+        dropped += messages.max(0) as usize;
         for delivery in self.inflight.withdraw(|_| true) {
             unaccount(&delivery, cx);
             self.drop_delivery(&delivery, reason, cx);
@@ -508,7 +498,13 @@ impl Session {
     }
 }
 
-/// A delivery leaves the memory that its session holds.
+/// A delivery waits in its session's queue, or is under way.
+fn account(delivery: &Delivery, cx: &Context<'_>) {
+    cx.stats.queued_messages.add(1);
+    cx.stats.queued_bytes.add(delivery.message.size() as u64);
+}
+
+/// It does so no more.
 fn unaccount(delivery: &Delivery, cx: &Context<'_>) {
     cx.stats.queued_messages.sub(1);
     cx.stats.queued_bytes.sub(delivery.message.size() as u64);

@@ -12,6 +12,8 @@ use crate::message::QueueId;
 pub struct Queue {
     deliveries: VecDeque<Delivery>,
     bytes: usize,
+    /// Of those that are in memory alone.
+    loose: (usize, usize),
     /// None of them expires before this.
     expires: Option<Instant>,
 }
@@ -30,6 +32,11 @@ impl Queue {
     /// The bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How many are in memory alone, and their bytes.
+    pub fn loose(&self) -> (usize, usize) {
+        self.loose
     }
 
     /// Whether one more of `size` bytes stays within these limits.
@@ -61,6 +68,18 @@ impl Queue {
     /// Takes the oldest that belongs to `queue`.
     pub fn pop_from(&mut self, queue: QueueId) -> Option<Delivery> {
         let index = self.deliveries.iter().position(|delivery| delivery.from == queue)?;
+        self.remove(index)
+    }
+
+    /// Takes the oldest that is in memory alone.
+    pub fn pop_loose(&mut self) -> Option<Delivery> {
+        let index = self.deliveries.iter().position(|delivery| !delivery.durable)?;
+        self.remove(index)
+    }
+
+    /// Takes the oldest that is on disk as well.
+    pub fn pop_durable(&mut self) -> Option<Delivery> {
+        let index = self.deliveries.iter().position(|delivery| delivery.durable)?;
         self.remove(index)
     }
 
@@ -112,11 +131,17 @@ impl Queue {
 
     fn account_added(&mut self, delivery: &Delivery) {
         self.bytes += delivery.message.size();
+        if !delivery.durable {
+            self.loose = (self.loose.0 + 1, self.loose.1 + delivery.message.size());
+        }
         self.expires = self.expires.into_iter().chain(delivery.message.expires).min();
     }
 
     fn account_removed(&mut self, delivery: &Delivery) {
         self.bytes -= delivery.message.size();
+        if !delivery.durable {
+            self.loose = (self.loose.0 - 1, self.loose.1 - delivery.message.size());
+        }
         if self.deliveries.is_empty() && self.deliveries.capacity() > 64 {
             // A backlog that has drained gives its memory back.
             self.deliveries = VecDeque::new();

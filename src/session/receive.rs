@@ -281,8 +281,12 @@ impl Session {
         if slot.qos() != QoS::ExactlyOnce {
             return Err(ProtocolError::protocol("a PUBREC for a QoS 1 PUBLISH"));
         }
+        let recorded = slot.moved && self.persistent;
         if ack.reason.is_failure() {
             // [MQTT-4.8.2-6]: refused by this client, and sent to nobody else.
+            if recorded {
+                cx.store.push(Record::Completed(self.queue_id, packet_id));
+            }
             if let Some(delivery) = self.inflight.finish(packet_id) {
                 self.delivered(&delivery, cx);
             }
@@ -293,7 +297,7 @@ impl Session {
         if let Some(delivery) = slot.delivery.take() {
             self.delivered(&delivery, cx);
         }
-        let ticket = match self.persistent {
+        let ticket = match recorded {
             true => cx.store.push(Record::Stepped(self.queue_id, packet_id)),
             false => Ticket(0),
         };
@@ -316,8 +320,11 @@ impl Session {
         packet_id: PacketId,
         cx: &mut Context<'_>,
     ) -> Result<Action<'static>, ProtocolError> {
-        match self.inflight.get_sent(packet_id).map(|slot| slot.step) {
-            Some(Step::Released) => {
+        match self.inflight.get_sent(packet_id).map(|slot| (slot.step, slot.moved)) {
+            Some((Step::Released, moved)) => {
+                if moved && self.persistent {
+                    cx.store.push(Record::Completed(self.queue_id, packet_id));
+                }
                 self.inflight.finish(packet_id);
                 self.pump(cx);
                 Ok(Action::None)

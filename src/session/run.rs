@@ -129,7 +129,9 @@ impl Session {
             if message.version != 0 && message.version <= terms.since {
                 // The retained replay of this subscription brings it.
                 if terms.metered && message.qos.min(terms.qos) > QoS::AtMostOnce {
-                    self.settle(&self.delivery(message, terms), cx);
+                    // A place was reserved for it, and nothing is on disk.
+                    let delivery = Delivery { durable: false, ..self.delivery(message, terms) };
+                    self.settle(&delivery, cx);
                 }
                 continue;
             }
@@ -146,15 +148,18 @@ impl Session {
     }
 
     fn delivery(&self, message: &Arc<Message>, terms: Terms<'_>) -> Delivery {
+        let qos = message.qos.min(terms.qos);
+        let durable = terms.metered && qos > QoS::AtMostOnce;
         Delivery {
             message: message.clone(),
             from: self.queue_id,
             identifiers: terms.identifiers.clone(),
-            qos: message.qos.min(terms.qos),
+            qos,
             // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
             retain: message.retain && terms.retain_as_published,
             dup: false,
-            metered: terms.metered,
+            metered: durable,
+            durable,
         }
     }
 
@@ -169,7 +174,7 @@ impl Session {
         let Some(link) = &self.link else { return false };
         let plain = link.takes_ready_frames()
             && terms.identifiers.is_empty()
-            && self.queue.is_empty()
+            && self.queue.is_plain()
             && self.inflight.all_written()
             && (!self.persistent || terms.qos < QoS::ExactlyOnce);
         if !plain {
@@ -217,6 +222,7 @@ impl Session {
                 retain: false,
                 dup: false,
                 metered: terms.metered,
+                durable: terms.metered,
             });
             buf[start + at..start + at + 2].copy_from_slice(&id.get().to_be_bytes());
         }

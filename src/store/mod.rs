@@ -144,6 +144,13 @@ pub enum Record<'a> {
     GroupEnded(QueueId),
 }
 
+impl<'a> Record<'a> {
+    /// A message that goes to these queues and is nothing else besides.
+    pub fn alone(message: &'a Arc<Message>, queues: &'a [Target]) -> Record<'a> {
+        Record::Message { message, queues, groups: &[], received: None, will_of: None }
+    }
+}
+
 /// Asks for what waits in a queue on disk.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest {

@@ -14,6 +14,7 @@ use weirmq::protocol::packet::{Ack, Connect, Packet, PacketId, Publish, QoS, Ver
 use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
 use weirmq::protocol::reason::ReasonCode;
 use weirmq::session::link::Link;
+use weirmq::session::paging::Paging;
 use weirmq::session::{Action, Context, Delivery, Expiry, Session};
 use weirmq::stats::Stats;
 use weirmq::store::{Page, PageRequest, Pressure, Record, Store, Ticket};
@@ -92,6 +93,7 @@ pub struct Driver {
     now: Instant,
     session: Session,
     store: LaggingStore,
+    paging: Paging,
     limits: Limits,
     stats: Stats,
     scratch: Vec<u8>,
@@ -117,6 +119,7 @@ impl Driver {
             now: Instant::now(),
             session: Session::new("client", OWN, Expiry::NEVER, Some(meter)),
             store: LaggingStore::default(),
+            paging: Paging::default(),
             limits: Limits {
                 max_inflight: 1 + u16::from(choice >> 1) % 40,
                 receive_maximum: 20,
@@ -182,6 +185,7 @@ impl Driver {
         let mut cx = Context {
             now: self.now,
             store: &mut self.store,
+            paging: &mut self.paging,
             limits: &self.limits,
             outbound_limit: self.limits.outbound_buffer,
             stats: &self.stats,
@@ -273,6 +277,7 @@ impl Driver {
             retain: false,
             dup: false,
             metered: false,
+            durable: true,
         };
         self.act(|session, cx| session.deliver(delivery, cx));
         self.take_in();

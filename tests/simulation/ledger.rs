@@ -392,9 +392,10 @@ impl Ledger {
         missing
     }
 
-    /// Every message that a share group took and nobody there has acknowledged, in words.
-    pub fn missing_in_groups(&self, now: Instant) -> Vec<String> {
-        let mut missing = BTreeMap::new();
+    /// Every message that a share group took and nobody there has acknowledged. The group of a persistent member must not
+    /// lose it; one in memory may have had no room.
+    pub fn missing_in_groups(&self, now: Instant) -> Vec<Missing> {
+        let mut missing: BTreeMap<_, Missing> = BTreeMap::new();
         for (number, session) in self.sessions.iter().enumerate() {
             let (true, Some(group)) = (session.alive, session.group) else { continue };
             if self.lossy.contains(&group) {
@@ -418,7 +419,10 @@ impl Ledger {
                         "message {index} to {:?} (taken {taken}) in group {group}, of which session {number} is a member",
                         message.topic
                     );
-                    missing.insert((group, index), what);
+                    let will = message.will.is_some();
+                    let entry = missing.entry((group, index));
+                    let entry = entry.or_insert(Missing { persistent: false, will, what });
+                    entry.persistent |= session.persistent;
                 }
             }
         }

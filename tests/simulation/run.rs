@@ -137,10 +137,16 @@ impl Sim {
         );
         let missing = self.ledger.missing_in_groups(self.now);
         assert!(
-            missing.is_empty() || (self.plan.durable_queues_drop() && missing.len() as u64 <= overflowed),
-            "{} messages are lost in groups, such as {}",
+            missing.len() as u64 <= overflowed,
+            "{} messages are lost in groups and {overflowed} dropped, such as {}",
             missing.len(),
-            missing[0]
+            missing[0].what
+        );
+        let durable = missing.iter().find(|missing| missing.persistent && !self.plan.durable_queues_drop());
+        assert!(
+            durable.is_none(),
+            "a group with a persistent member has lost {}",
+            durable.map_or("", |missing| &missing.what)
         );
     }
 

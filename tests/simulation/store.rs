@@ -34,7 +34,9 @@ impl Journal {
                     self.references.entry(target.queue).or_default().insert(message.id);
                 }
             }
-            Record::Acked(queue, message) => self.remove(*queue, *message),
+            Record::Acked(queue, message) | Record::Sent { from: queue, message, .. } => {
+                self.remove(*queue, *message);
+            }
             Record::Session { queue, .. } => {
                 self.queues.insert(*queue);
             }

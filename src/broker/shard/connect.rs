@@ -130,7 +130,8 @@ impl Shard {
         let queue_id = QueueId(numbered(self.settings.id, &mut self.last_queue));
         // Fixed for the session's life: it is persistent if it outlives its first connection.
         let meter = (expiry != Expiry::AT_ONCE).then(|| self.meter_for("#"));
-        let index = self.sessions.insert(Session::new(client_id, queue_id, expiry, meter)) as u32;
+        let session = Session::new(client_id, queue_id, expiry, meter).paged(self.core.store.has_pages());
+        let index = self.sessions.insert(session) as u32;
         self.by_client.insert(client_id.into(), index);
         self.by_queue.insert(queue_id, index);
         self.core.stats.sessions.add(1);
@@ -276,6 +277,7 @@ impl Shard {
         self.core.account(link.accounted, 0);
         self.core.stats.connected.sub(1);
         self.return_to_groups(now, connection.session);
+        self.sessions[connection.session as usize].release_window(&mut self.core.context(now));
         if !ends && !stopping {
             self.record_session(connection.session);
         }

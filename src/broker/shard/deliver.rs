@@ -66,6 +66,7 @@ impl Shard {
             }
         }
         self.replay_turn(now);
+        self.call_up(now);
         self.resume_waiting();
         self.outbox.has_own() || !self.inbox.is_empty() || self.replays.has_work()
     }
@@ -234,7 +235,8 @@ impl Shard {
             return self.core.stats.count_drop(DropReason::SessionEnded, messages.len() as u64);
         }
         for message in messages {
-            self.with_group(now, queue, |group, cx, give| group.offer(message, cx, give));
+            let durable = target.durable;
+            self.with_group(now, queue, |group, cx, give| group.offer(message, durable, cx, give));
         }
     }
 
@@ -246,7 +248,8 @@ impl Shard {
             return false;
         }
         let strategy = ShareRule::strategy(&self.settings.share_rules, name);
-        self.groups.insert(queue, Group::new(queue, strategy, meter.clone()));
+        let paged = self.core.store.has_pages();
+        self.groups.insert(queue, Group::new(queue, strategy, meter.clone(), paged));
         true
     }
 
@@ -259,6 +262,7 @@ impl Shard {
 
     fn end_group(&mut self, now: Instant, queue: QueueId) {
         let group = self.groups.remove(&queue);
+        self.core.account(group.as_ref().map_or(0, Group::buffered), 0);
         let dropped = group.map_or(0, |mut group| group.end(&mut self.core.group_context(now)));
         self.core.store.push(Record::GroupEnded(queue));
         if dropped > 0 {
@@ -266,16 +270,17 @@ impl Shard {
         }
     }
 
-    fn with_group(
+    pub(super) fn with_group(
         &mut self,
         now: Instant,
         queue: QueueId,
         step: impl FnOnce(&mut Group, &mut GroupContext<'_>, Give<'_>),
     ) {
         let Some(group) = self.groups.get_mut(&queue) else { return };
-        let mut cx = self.core.group_context(now);
+        let before = group.buffered();
         let outbox = &mut self.outbox;
-        step(group, &mut cx, &mut |peer, item| outbox.push(peer, item));
+        step(group, &mut self.core.group_context(now), &mut |peer, item| outbox.push(peer, item));
+        self.core.account(before, group.buffered());
     }
 
     /// A group gives a message to a member that lives here. One meant for an earlier joining is not

@@ -4,6 +4,7 @@
 mod census;
 mod connect;
 mod deliver;
+mod disk;
 mod pause;
 mod publish;
 mod replay;
@@ -34,12 +35,14 @@ use crate::protocol::codec;
 use crate::protocol::packet::{Connect, Disconnect, Packet, Version};
 use crate::protocol::properties::Properties;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::session::paging::Paging;
 use crate::session::run::Run;
 use crate::session::{Action, Context, Session};
 use crate::stats::Stats;
 use crate::store::{Store, Ticket};
 
 use deliver::{Incoming, RUN_BYTES};
+use disk::Awaiting;
 use pause::Waiting;
 use replay::Replays;
 
@@ -149,6 +152,8 @@ pub struct Shard {
     /// What peers told this shard, the oldest first.
     inbox: VecDeque<Incoming>,
     timers: Timers,
+    /// Sessions that wait for the disk.
+    awaiting: Awaiting,
     replays: Replays,
     sys: SysTopics,
     dirty: VecDeque<ConnectionId>,
@@ -173,6 +178,7 @@ pub struct Shard {
 /// What every step of a session or a group borrows, apart from the tables.
 struct Core {
     store: Box<dyn Store>,
+    paging: Paging,
     limits: Arc<Limits>,
     stats: Arc<Stats>,
     random: fastrand::Rng,
@@ -202,6 +208,7 @@ impl Core {
         Context {
             now,
             store: self.store.as_mut(),
+            paging: &mut self.paging,
             limits: &self.limits,
             outbound_limit: self.outbound_limit,
             stats: &self.stats,
@@ -211,7 +218,15 @@ impl Core {
     }
 
     fn group_context(&mut self, now: Instant) -> GroupContext<'_> {
-        GroupContext { now, store: self.store.as_mut(), stats: &self.stats, random: &mut self.random }
+        GroupContext {
+            now,
+            store: self.store.as_mut(),
+            paging: &mut self.paging,
+            limits: &self.limits,
+            outbound_limit: self.outbound_limit,
+            stats: &self.stats,
+            random: &mut self.random,
+        }
     }
 }
 
@@ -228,6 +243,7 @@ impl Shard {
         let limits = settings.limits.clone();
         let core = Core {
             store,
+            paging: Paging::default(),
             stats: settings.stats[usize::from(settings.id.0)].clone(),
             random: fastrand::Rng::with_seed(settings.seed),
             scratch: Vec::new(),
@@ -251,6 +267,7 @@ impl Shard {
             outbox,
             inbox: VecDeque::new(),
             timers: Timers::new(now),
+            awaiting: Awaiting::default(),
             replays: Replays::default(),
             sys,
             dirty: VecDeque::new(),
@@ -380,6 +397,7 @@ impl Shard {
         if session.is_idle(self.core.outbound_limit) {
             self.replays.wake(index);
         }
+        self.list_awaiting(index);
     }
 
     /// Tells the groups what this session is finished with. It comes before whatever ends a membership,
@@ -422,21 +440,6 @@ impl Shard {
         self.after_progress(index);
     }
 
-    /// The disk has come further: what waited for it leaves.
-    pub fn on_durable(&mut self, now: Instant) {
-        for index in 0..self.sessions.capacity() {
-            let Some(session) = self.sessions.get_mut(index) else { continue };
-            let durable = self.core.store.durable();
-            let mut sent = 0;
-            if let Some(link) = &mut session.link {
-                link.release(durable, &mut sent);
-            }
-            self.core.stats.packets_sent.add(sent);
-            session.pump(&mut self.core.context(now));
-            self.after_progress(index as u32);
-        }
-    }
-
     /// The next connection that the shard has let go of.
     pub fn next_closed(&mut self) -> Option<Closed> {
         self.closed.pop_front()
@@ -451,6 +454,7 @@ impl Shard {
             || !self.closed.is_empty()
             || !self.resumed.is_empty()
             || self.has_credit_for_waiting()
+            || self.core.paging.has_turn()
     }
 
     /// Hands what was pushed to the store: at the turn's end, before any other shard and any client can hear of it.

@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::HashMap;
 
-use super::Shard;
+use super::{Shard, numbered};
 use crate::broker::retained::Position;
+use crate::message::{Message, MessageId};
 use crate::protocol::packet::QoS;
-use crate::session::Delivery;
+use crate::session::{Context, Delivery, Session};
+use crate::store::Record;
 use crate::target::Identifiers;
 
 /// How many topics a slice looks at, at most.
@@ -118,37 +121,60 @@ impl Shard {
         }
     }
 
-    /// Delivers the next values; whether that was the last.
+    /// Delivers the next values; whether that was the last. A persistent session that takes them at QoS 1 or 2 gets a copy
+    /// of each in its queue, so that they are like any other message from then on.
     fn replay_slice(&mut self, now: Instant, index: u32, filter: &str, replay: &mut Replay) -> bool {
         let Some(session) = self.sessions.get_mut(index as usize) else { return true };
         let shared = self.shared.clone();
         let retained = shared.retained();
+        let (home, counter) = (self.settings.id, &mut self.last_message);
         let mut cx = self.core.context(now);
-        let (from, since, qos) = (session.queue_id, replay.since, replay.qos);
-        let identifiers = &replay.identifiers;
+        let (since, qos, identifiers) = (replay.since, replay.qos, &replay.identifiers);
+        let target = session.own_target(home, qos, identifiers.clone());
+        // Of a persistent session: what is replayed, and not yet said to be.
+        let mut unsaid = None;
         let more = retained.scan(filter, &mut replay.position, SLICE, |message| {
             if !session.is_idle(cx.outbound_limit) {
                 return ControlFlow::Break(());
             }
             // A newer version comes live; an expired one is no longer there to be had.
-            if message.version <= since && !message.is_expired(now) {
-                cx.stats.deliveries.add(1);
-                session.replay(
-                    Delivery {
-                        message: message.clone(),
-                        from,
-                        identifiers: identifiers.clone(),
-                        qos: message.qos.min(qos),
-                        // Whatever Retain As Published says (3.3.1.3).
-                        retain: true,
-                        dup: false,
-                        metered: false,
-                    },
-                    &mut cx,
-                );
+            if message.version > since || message.is_expired(now) {
+                return ControlFlow::Continue(());
             }
+            cx.stats.deliveries.add(1);
+            let mut delivery = Delivery {
+                message: message.clone(),
+                from: session.queue_id,
+                identifiers: identifiers.clone(),
+                qos: message.qos.min(qos),
+                // Whatever Retain As Published says (3.3.1.3).
+                retain: true,
+                dup: false,
+                metered: false,
+                durable: false,
+            };
+            if let Some(target) = target.as_ref() {
+                unsaid = Some(message.clone());
+                if delivery.qos > QoS::AtMostOnce {
+                    delivery.message = Arc::new(message.copied(MessageId(numbered(home, counter))));
+                    (delivery.metered, delivery.durable) = (true, true);
+                    target.meter.hold(1, message.size() as u64);
+                    cx.store.push(Record::alone(&delivery.message, std::slice::from_ref(target)));
+                    say(&mut cx, session, filter, unsaid.take());
+                }
+            }
+            session.replay(delivery, &mut cx);
             ControlFlow::Continue(())
         });
+        if target.is_some() && (unsaid.is_some() || !more) {
+            say(&mut cx, session, filter, unsaid.filter(|_| more));
+        }
         !more
     }
+}
+
+/// Records how far a replay has come; without a message, that it is over.
+fn say(cx: &mut Context<'_>, session: &Session, filter: &str, last: Option<Arc<Message>>) {
+    let topic = last.as_ref().map(|message| message.topic());
+    cx.store.push(Record::Replayed { session: session.queue_id, filter, topic });
 }

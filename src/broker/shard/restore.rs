@@ -30,7 +30,7 @@ impl Shard {
             self.core.store.push(Record::GroupEnded(queue));
         }
         for group in groups {
-            self.restore_group(&group, &meters);
+            self.restore_group(now, &group, &meters);
         }
         for session in sessions {
             self.restore_session(now, session, &meters);
@@ -38,18 +38,23 @@ impl Shard {
         self.core.store.flush();
     }
 
-    fn restore_group(&mut self, group: &HomeGroup, meters: &GroupMeters) {
+    fn restore_group(&mut self, now: Instant, group: &HomeGroup, meters: &GroupMeters) {
         let Some(meter) = meters.get(&group.queue) else { return };
         let strategy = ShareRule::strategy(&self.settings.share_rules, &group.name);
         self.count_waiting(group.waiting);
-        self.groups.insert(group.queue, Group::new(group.queue, strategy, meter.clone()));
+        let paged = self.core.store.has_pages();
+        let mut home = Group::new(group.queue, strategy, meter.clone(), paged);
+        home.restore_backlog(group.waiting, now);
+        self.groups.insert(group.queue, home);
     }
 
     fn restore_session(&mut self, now: Instant, restored: RestoredSession, meters: &GroupMeters) {
         let RestoredSession { queue, client_id, expiry, detached, will, subscriptions, .. } = restored;
         let meter = self.meter_for("#");
         meter.hold(restored.waiting.messages, restored.waiting.bytes);
-        let mut session = Session::new(&client_id, queue, Expiry(expiry), Some(meter));
+        let paged = self.core.store.has_pages();
+        let mut session = Session::new(&client_id, queue, Expiry(expiry), Some(meter)).paged(paged);
+        session.restore_backlog(restored.waiting, now);
         // One that was connected to the end counts as disconnected now.
         session.detached = Some(detached.unwrap_or(now));
         session.will = will.map(|will| Box::new(postponed(will, session.detached.unwrap_or(now), now)));
@@ -85,6 +90,7 @@ impl Shard {
             retain: entry.retain,
             dup: false,
             metered: false,
+            durable: false,
         });
         let bytes = delivery.as_ref().map(|delivery| delivery.message.size() as u64);
         session.restore_sent(sent.packet_id, delivery);

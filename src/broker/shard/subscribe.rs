@@ -11,7 +11,7 @@ use crate::broker::interest::QueueSubscription;
 use crate::broker::outbox::{Item, Join};
 use crate::broker::restore::{group_home, share_parts};
 use crate::broker::subscriptions::Subscription;
-use crate::message::QueueId;
+use crate::message::{MessageId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::{
     Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, Unsubscribe, Version,
@@ -291,7 +291,12 @@ impl Shard {
         if let Some(membership) = held.group {
             self.core.stats.shared_subscriptions.sub(1);
             // [MQTT-3.10.4-3]: what was sent stays with the session until it is complete.
-            let kept = session.give_back(membership.queue, false, &mut self.core.context(now)).into();
+            let (home, counter) = (self.settings.id, &mut self.last_message);
+            let mut number = || MessageId(super::numbered(home, counter));
+            let mut cx = self.core.context(now);
+            let mut kept = session.adopt(membership.queue, home, &mut number, &mut cx);
+            kept.append(&mut session.give_back(membership.queue, false, &mut cx));
+            let kept = kept.into();
             let (name, plain) = share_parts(filter);
             let persistent = session.persistent;
             let left = self.shared.change_interest(|interest, _| interest.leave(plain, name, persistent));
