@@ -1,4 +1,5 @@
 //! A small blocking MQTT 5 client for the examples, on the project's own codec.
+#![allow(dead_code, reason = "not every example uses all of it")]
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,14 +26,28 @@ impl Client {
     /// Connects with a new session, which is kept for an hour without its connection or ends with it.
     /// What waits for a session that is kept is bounded by the queue rules, else by a small buffer.
     pub fn connect(address: SocketAddr, client_id: &str, keeps: bool) -> io::Result<Client> {
+        Client::open(address, client_id, true, if keeps { 3600 } else { 0 }).map(|(client, _)| client)
+    }
+
+    /// Connects to the session that an earlier connection left, or to a new one that is kept; whether there was one.
+    pub fn resume(address: SocketAddr, client_id: &str) -> io::Result<(Client, bool)> {
+        Client::open(address, client_id, false, 3600)
+    }
+
+    fn open(
+        address: SocketAddr,
+        client_id: &str,
+        clean_start: bool,
+        expiry: u32,
+    ) -> io::Result<(Client, bool)> {
         let mut properties = PropertiesBuf::new();
-        properties.push(Property::SessionExpiryInterval(if keeps { 3600 } else { 0 }));
+        properties.push(Property::SessionExpiryInterval(expiry));
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         let mut client = Client { socket, buffer: Vec::new(), used: 0, out: Vec::new() };
         client.put(&Packet::Connect(Connect {
             version: Version::V5,
-            clean_start: true,
+            clean_start,
             keep_alive: 60,
             properties: properties.as_properties(),
             client_id,
@@ -42,7 +57,10 @@ impl Client {
         }));
         client.flush()?;
         match client.next()? {
-            Packet::ConnAck(answer) if answer.reason == ReasonCode::Success => Ok(client),
+            Packet::ConnAck(answer) if answer.reason == ReasonCode::Success => {
+                let present = answer.session_present;
+                Ok((client, present))
+            }
             other => Err(io::Error::other(format!("refused: {other:?}"))),
         }
     }
