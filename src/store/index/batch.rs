@@ -119,16 +119,16 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    /// Writes everything; gives back the segments that nothing points into any more.
-    pub fn finish(mut self) -> Result<(Tables<'t>, Vec<u32>), IndexError> {
+    /// Writes everything.
+    pub fn finish(mut self) -> Result<Tables<'t>, IndexError> {
         self.flush()?;
         for (prefix, (message, queue)) in mem::take(&mut self.highest) {
             let row = self.tables.highest.get(prefix)?.map_or((0, 0), |row| row.value());
             self.tables.highest.insert(prefix, (message.max(row.0), queue.max(row.1)))?;
         }
         self.tables.raise(VERSION_KEY, self.version)?;
-        let empty = self.live.finish(&mut self.tables)?;
-        Ok((self.tables, empty))
+        self.live.finish(&mut self.tables)?;
+        Ok(self.tables)
     }
 
     fn flush(&mut self) -> Result<(), IndexError> {

@@ -5,7 +5,7 @@ use std::{error, fmt, io};
 /// Why the index could not do what it was asked to.
 #[derive(Debug)]
 pub enum IndexError {
-    /// The disk is full. Nothing was changed; what was asked for may be asked again once there is room.
+    /// The disk is full. All or nothing was done; what was asked for may be asked again once there is room.
     NoRoom,
     /// The disk failed, or the records to apply could not be read: final.
     Io(io::Error),

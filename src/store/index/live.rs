@@ -97,15 +97,15 @@ impl LiveRows {
         Ok(())
     }
 
-    /// Writes the rows down; gives back the segments that nothing points into any more.
-    pub fn finish(mut self, tables: &mut Tables<'_>) -> Result<Vec<u32>, IndexError> {
+    /// Writes the rows down, and which segments nothing points into any more.
+    pub fn finish(mut self, tables: &mut Tables<'_>) -> Result<(), IndexError> {
         self.rows.insert(self.last.0, self.last.1);
-        let mut empty = Vec::new();
+        tables.emptied.retain(|_, ()| false)?;
         for (segment, row) in self.rows {
             match row {
                 Some(Row { refs: 0, .. }) => {
                     tables.live.remove(segment)?;
-                    empty.push(segment);
+                    tables.emptied.insert(segment, ())?;
                 }
                 Some(Row { refs, sole, shared, shared_bodies }) => {
                     tables.live.insert(segment, (refs, sole, shared, shared_bodies))?;
@@ -113,7 +113,6 @@ impl LiveRows {
                 None => {}
             }
         }
-        empty.sort_unstable();
-        Ok(empty)
+        Ok(())
     }
 }

@@ -106,10 +106,10 @@ impl Index {
         Ok(cold.unwrap_or_default())
     }
 
-    /// Takes a whole segment in. One that is in already changes nothing.
+    /// Takes a whole segment in. One that is in already changes nothing; if it was the last, the answer is the same again.
     ///
     /// # Errors
-    /// After [`IndexError::NoRoom`] nothing has changed, and it may be tried again. [`IndexError::Io`] of the kind
+    /// After [`IndexError::NoRoom`] it is to be tried again once there is room. [`IndexError::Io`] of the kind
     /// [`io::ErrorKind::InvalidData`] says that the segment is not sound.
     pub fn apply(&self, segment: &Segment) -> Result<Applied, IndexError> {
         self.take_in(segment.number(), |each| {
@@ -129,8 +129,10 @@ impl Index {
     ) -> Result<Applied, IndexError> {
         self.slot.write(true, |transaction| {
             let tables = Tables::open(transaction)?;
-            if u64::from(segment) < tables.number(REPLAY_KEY)? {
-                return Ok(Applied::default());
+            let replay_from = tables.number(REPLAY_KEY)?;
+            if u64::from(segment) < replay_from {
+                let is_last = u64::from(segment) + 1 == replay_from;
+                return Ok(Applied { empty: if is_last { tables.emptied()? } else { Vec::new() } });
             }
             let mut batch = Batch::new(tables, segment);
             let mut wall = 0;
@@ -141,7 +143,8 @@ impl Index {
                 }
                 Entry::Record(position, bytes) => batch.record(position, bytes),
             })?;
-            let (mut tables, empty) = batch.finish()?;
+            let mut tables = batch.finish()?;
+            let empty = tables.emptied()?;
             tables.raise(REPLAY_KEY, u64::from(segment) + 1)?;
             tables.raise(WALL_KEY, wall)?;
             tables.finish()?;

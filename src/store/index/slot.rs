@@ -86,7 +86,8 @@ impl Slot {
         }
         let result = match &*self.ready()? {
             Inner::Open(opened) => opened.transact(job),
-            _ => return Ok(T::default()),
+            Inner::Missing => return Ok(T::default()),
+            Inner::Closed => return Err(IndexError::NoRoom),
         };
         if let Err(IndexError::NoRoom) = result {
             self.reopen()?;
@@ -98,7 +99,8 @@ impl Slot {
     pub fn file_bytes(&self) -> u64 {
         match &*self.inner.read().unwrap_or_else(PoisonError::into_inner) {
             Inner::Open(opened) => opened.file.len().unwrap_or_default(),
-            _ => 0,
+            Inner::Missing => 0,
+            Inner::Closed => self.disk.open(NAME).and_then(|file| file.len()).unwrap_or_default(),
         }
     }
 
@@ -152,12 +154,11 @@ impl Slot {
 
     fn find(&self) -> Result<Inner, IndexError> {
         let names = self.disk.names()?;
-        if names.iter().any(|name| name == NEW) {
-            self.disk.remove(NEW)?;
-        }
         if !names.iter().any(|name| name == NAME) {
             return Ok(Inner::Missing);
         }
+        // Who made it may have been killed before its name was durable.
+        self.disk.sync().map_err(IndexError::Io)?;
         let file = self.disk.open(NAME)?;
         if file.len()? == 0 {
             return Err(IndexError::Foreign);
@@ -168,6 +169,9 @@ impl Slot {
     }
 
     fn create(&self) -> Result<Opened, IndexError> {
+        if self.disk.names()?.iter().any(|name| name == NEW) {
+            self.disk.remove(NEW)?;
+        }
         let opened = self.open_file(self.disk.create(NEW)?)?;
         opened.transact(|transaction| {
             let mut tables = Tables::open(transaction)?;

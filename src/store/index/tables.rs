@@ -28,6 +28,8 @@ pub const QUEUES: TableDefinition<'_, u64, QueueRow> = TableDefinition::new("que
 pub const PAGES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("pages");
 /// Segment: references, and bytes in the three forms of [`super::live::Row`].
 pub const LIVE: TableDefinition<'_, u32, (u64, u64, u64, u64)> = TableDefinition::new("live");
+/// The segments that the last one applied left without references.
+pub const EMPTIED: TableDefinition<'_, u32, ()> = TableDefinition::new("emptied");
 /// Position of a body that was moved here: its record.
 pub const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 /// Position of a body that was moved here: the references to it.
@@ -63,6 +65,7 @@ pub struct Tables<'t> {
     pub queues: Table<'t, u64, QueueRow>,
     pub pages: Table<'t, (u64, u64), &'static [u8]>,
     pub live: Table<'t, u32, (u64, u64, u64, u64)>,
+    pub emptied: Table<'t, u32, ()>,
     pub bodies: Table<'t, u64, &'static [u8]>,
     pub body_counts: Table<'t, u64, u64>,
     pub sessions: Table<'t, u64, (bool, &'static [u8])>,
@@ -83,6 +86,7 @@ impl<'t> Tables<'t> {
             queues: transaction.open_table(QUEUES)?,
             pages: transaction.open_table(PAGES)?,
             live: transaction.open_table(LIVE)?,
+            emptied: transaction.open_table(EMPTIED)?,
             bodies: transaction.open_table(BODIES)?,
             body_counts: transaction.open_table(BODY_COUNTS)?,
             sessions: transaction.open_table(SESSIONS)?,
@@ -162,6 +166,12 @@ impl<'t> Tables<'t> {
             self.numbers.insert(key, value)?;
         }
         Ok(())
+    }
+
+    /// The segments that the last one applied left without references, in order.
+    pub fn emptied(&self) -> Result<Vec<u32>, IndexError> {
+        let rows = self.emptied.iter()?.map(|row| row.map(|(segment, _)| segment.value()));
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Writes down what changed in sum.

@@ -121,7 +121,7 @@ fn what_is_applied_is_there_after_it_is_opened_again() {
     script.message(3, &[9]);
     script.acked(8, 1);
     let index = Index::open(&disk).unwrap();
-    assert_eq!(script.apply(&index).unwrap(), Applied::default());
+    assert!(script.apply(&index).unwrap().empty.is_empty());
     drop(index);
     let index = Index::open(&disk).unwrap();
     assert_eq!(index.replay_from().unwrap(), 2);
@@ -137,7 +137,7 @@ fn what_is_applied_is_there_after_it_is_opened_again() {
     let waiting = |messages| Waiting { messages, bytes: messages * u64::from(size) };
     assert_eq!(index.totals().unwrap(), [(QueueId(7), waiting(2)), (QueueId(8), waiting(0))]);
     assert_eq!(index.cold().unwrap(), [(1, Live { refs: 2, bytes: 2 * u64::from(size) })]);
-    assert_eq!(script.apply(&index).unwrap(), Applied::default());
+    assert!(script.apply(&index).unwrap().empty.is_empty());
     assert_eq!(ids(&index, 7), [1, 2]);
 }
 
