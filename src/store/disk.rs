@@ -15,6 +15,7 @@ pub struct Space {
 }
 
 /// A file that is open for reading and writing. Reads and writes are whole or fail.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks")]
 pub trait File: Debug + Send + Sync {
     /// Fills `buf` from `offset`.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;

@@ -134,3 +134,75 @@ impl File for OnDisk {
         self.0.set_len(len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_folder_and_its_files_are_their_owners_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("above").join("data");
+        let folder = Folder::open(&path).unwrap();
+        folder.create("one").unwrap();
+        assert_eq!((mode(&path), mode(&path.join("one")), mode(&path.join("lock"))), (0o700, 0o600, 0o600));
+        drop(folder);
+        for wrong in [0o701, 0o710, 0o755] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(wrong)).unwrap();
+            let error = Folder::open(&path).unwrap_err();
+            assert!(matches!(&error, OpenError::Permissions(_, mode) if *mode == wrong));
+            assert!(error.to_string().contains(&format!("(mode 0{wrong:o}): chmod 0700")), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_process_uses_it_at_a_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let folder = Folder::open(&path).unwrap();
+        let error = Folder::open(&path).unwrap_err();
+        assert!(error.to_string().ends_with("is in use by another process"), "{error}");
+        drop(folder);
+        Folder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_folder_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        fs::write(&path, "a file").unwrap();
+        assert!(Folder::open(&path).is_err());
+    }
+
+    #[test]
+    fn files_are_made_read_renamed_and_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&parent.path().join("data")).unwrap();
+        let file = folder.create("one").unwrap();
+        assert_eq!(folder.create("one").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        file.write_at(b"text", 3).unwrap();
+        file.sync().unwrap();
+        let mut bytes = [9; 7];
+        file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!((&bytes, file.len().unwrap()), (b"\0\0\0text", 7));
+        assert!(file.read_at(&mut bytes, 1).is_err());
+        folder.rename("one", "two").unwrap();
+        folder.sync().unwrap();
+        let mut names = folder.names().unwrap();
+        names.sort();
+        assert_eq!(names, ["lock", "two"]);
+        folder.open("two").unwrap().set_len(2).unwrap();
+        assert_eq!(file.len().unwrap(), 2);
+        assert!(folder.open("one").is_err());
+        folder.remove("two").unwrap();
+        assert_eq!(file.len().unwrap(), 2);
+        let Space { free, total } = folder.space().unwrap();
+        assert!(free <= total && total > 0);
+    }
+}

@@ -108,7 +108,7 @@ impl Head {
     }
 
     /// Bytes of the payload.
-    pub fn len(self) -> usize {
+    pub fn payload_len(self) -> usize {
         self.word as usize & MAX_PAYLOAD
     }
 }
@@ -230,14 +230,14 @@ impl Frames {
     pub fn next_frame(&mut self) -> io::Result<Option<Frame<'_>>> {
         let offset = self.offset;
         let Some(head) = self.head()? else { return Ok(None) };
-        if !self.window.fill(offset, framed(head.len()))? {
+        if !self.window.fill(offset, framed(head.payload_len()))? {
             return Ok(None);
         }
-        let payload = &self.window.slice(offset, HEAD + head.len())[HEAD..];
+        let payload = &self.window.slice(offset, HEAD + head.payload_len())[HEAD..];
         if !self.key.holds(head, offset, payload) {
             return Ok(None);
         }
-        self.offset = offset + framed(head.len());
+        self.offset = offset + framed(head.payload_len());
         Ok(Some(Frame { offset, kind: head.kind, payload }))
     }
 
@@ -289,5 +289,91 @@ impl Frames {
         }
         self.window.fill(self.offset, left)?;
         Ok(self.window.slice(self.offset, left as usize).iter().all(|byte| *byte == 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::Disk;
+    use super::super::ramdisk::RamDisk;
+    use super::*;
+
+    fn frames(bytes: Vec<u8>, limit: u64) -> Frames {
+        let disk = RamDisk::new();
+        disk.put("one", bytes);
+        Frames::new(disk.open("one").unwrap(), Key::new(1, 2), 0, limit)
+    }
+
+    fn put(payloads: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for payload in payloads {
+            let offset = bytes.len() as u64;
+            Key::new(1, 2).put(&mut bytes, offset, Kind::Record, payload);
+        }
+        bytes
+    }
+
+    #[test]
+    fn frames_are_read_as_they_were_put() {
+        let payloads: [&[u8]; 5] = [b"", b"1", b"12345678", &[7; 3 * WINDOW as usize], b"end"];
+        let bytes = put(&payloads);
+        assert_eq!(bytes.len() as u64, payloads.iter().map(|payload| framed(payload.len())).sum::<u64>());
+        let len = bytes.len() as u64;
+        let mut frames = frames(bytes, len);
+        for payload in payloads {
+            let frame = frames.next_frame().unwrap().unwrap();
+            assert_eq!((frame.kind, frame.payload), (Kind::Record, payload));
+        }
+        assert!(frames.next_frame().unwrap().is_none() && frames.is_blank().unwrap());
+        assert_eq!(frames.offset(), len);
+    }
+
+    #[test]
+    fn a_frame_holds_for_its_place_alone() {
+        let payload = b"payload";
+        let mut bytes = Vec::new();
+        Key::new(1, 2).put(&mut bytes, 64, Kind::Record, payload);
+        let head = Head::parse(*bytes.first_chunk().unwrap()).unwrap();
+        assert!(Key::new(1, 2).holds(head, 64, payload));
+        assert!(!Key::new(1, 2).holds(head, 72, payload));
+        assert!(!Key::new(1, 3).holds(head, 64, payload));
+        assert!(!Key::new(2, 2).holds(head, 64, payload));
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_limit() {
+        let bytes = put(&[b"one", b"two"]);
+        for limit in 0..=bytes.len() as u64 {
+            let mut frames = frames(bytes.clone(), limit);
+            let mut count = 0;
+            while frames.next_frame().unwrap().is_some() {
+                count += 1;
+            }
+            assert_eq!(count, limit / framed(3));
+            assert_eq!(frames.is_blank().unwrap(), limit % framed(3) == 0);
+        }
+    }
+
+    #[test]
+    fn marks_are_found_wherever_they_stand() {
+        let key = Key::new(1, 2);
+        let mark = |sequence| Mark { sequence, durable: Position(9), wall: 10 };
+        let mut bytes = vec![0; 3 * PAGE];
+        bytes.extend_from_slice(&[0xff; 8 * 100]);
+        let places = [PAGE as u64 * 2 - 8, bytes.len() as u64, bytes.len() as u64 + 2 * WINDOW + 40];
+        bytes.resize(places[2] as usize + 64, 1);
+        for (sequence, place) in places.iter().enumerate() {
+            let mut frame = Vec::new();
+            key.put(&mut frame, *place, Kind::Mark, &mark(sequence as u64).encode());
+            bytes[*place as usize..*place as usize + frame.len()].copy_from_slice(&frame);
+        }
+        // One that does not hold.
+        bytes[100 * 8..100 * 8 + 4].copy_from_slice(&MARK);
+        let len = bytes.len() as u64;
+        let mut frames = frames(bytes, len);
+        for sequence in 0..3 {
+            assert_eq!(frames.next_mark().unwrap(), Some(mark(sequence)));
+        }
+        assert_eq!(frames.next_mark().unwrap(), None);
     }
 }

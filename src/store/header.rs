@@ -3,6 +3,8 @@
 
 use crc32c::crc32c;
 
+use super::Position;
+
 /// The bytes before the first frame.
 pub const HEADER: u64 = 4096;
 
@@ -26,6 +28,10 @@ pub struct Identity {
     pub previous: u32,
     /// Where that one ends; 0 where it is not known.
     pub previous_end: u32,
+    /// Bytes of its file when it was made.
+    pub len: u32,
+    /// Everything below this was known to be on disk when the segment was made.
+    pub durable: Position,
 }
 
 /// Where a segment ends. What lies behind is never read.
@@ -64,13 +70,15 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER as usize] {
         let mut bytes = [0; HEADER as usize];
         for half in bytes.chunks_exact_mut(HALF) {
-            let mut identity = Vec::with_capacity(40);
+            let mut identity = Vec::with_capacity(48);
             identity.extend_from_slice(&MAGIC);
             identity.extend_from_slice(&VERSION.to_le_bytes());
             identity.extend_from_slice(&self.identity.salt.to_le_bytes());
             identity.extend_from_slice(&self.identity.number.to_le_bytes());
             identity.extend_from_slice(&self.identity.previous.to_le_bytes());
             identity.extend_from_slice(&self.identity.previous_end.to_le_bytes());
+            identity.extend_from_slice(&self.identity.len.to_le_bytes());
+            identity.extend_from_slice(&self.identity.durable.0.to_le_bytes());
             seal(half, identity);
             if let Some(ending) = self.ending {
                 let mut bytes = Vec::with_capacity(24);
@@ -134,7 +142,7 @@ fn version(half: &[u8]) -> Option<u32> {
 }
 
 fn identity(half: &[u8]) -> Option<Identity> {
-    if version(half)? != VERSION || !sealed(half, 32) {
+    if version(half)? != VERSION || !sealed(half, 44) {
         return None;
     }
     let mut reader = Reader(half.get(12..)?);
@@ -143,6 +151,8 @@ fn identity(half: &[u8]) -> Option<Identity> {
         number: reader.u32()?,
         previous: reader.u32()?,
         previous_end: reader.u32()?,
+        len: reader.u32()?,
+        durable: Position(reader.u64()?),
     })
 }
 
@@ -157,4 +167,61 @@ fn ending(half: &[u8]) -> Option<Ending> {
 fn sealed(bytes: &[u8], len: usize) -> bool {
     let Some((bytes, rest)) = bytes.split_at_checked(len) else { return false };
     Reader(rest).u32() == Some(crc32c(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADERS: [Header; 2] = {
+        let durable = Position(77);
+        let identity = Identity { salt: 1, number: 2, previous: 1, previous_end: 5000, len: 8192, durable };
+        [
+            Header { identity, ending: None },
+            Header { identity, ending: Some(Ending { end: 6000, next: 4, wall: 123 }) },
+        ]
+    };
+
+    #[test]
+    fn a_header_is_read_though_any_byte_is_wrong() {
+        for header in HEADERS {
+            let bytes = header.encode();
+            for at in 0..bytes.len() {
+                let mut bytes = bytes;
+                bytes[at] ^= 0x10;
+                assert_eq!(Header::decode(&bytes), Found::Header(header), "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_though_one_half_is_gone() {
+        for header in HEADERS {
+            for half in [0..HALF, HALF..2 * HALF] {
+                let mut bytes = header.encode();
+                bytes[half].fill(0xee);
+                assert_eq!(Header::decode(&bytes), Found::Header(header));
+            }
+        }
+    }
+
+    #[test]
+    fn without_an_identity_the_ending_may_be_left() {
+        let mut bytes = HEADERS[1].encode();
+        bytes[20] ^= 1;
+        bytes[HALF + 20] ^= 1;
+        assert_eq!(Header::decode(&bytes), Found::Nothing(HEADERS[1].ending));
+        assert_eq!(Header::decode(&[0; HEADER as usize]), Found::Nothing(None));
+    }
+
+    #[test]
+    fn a_version_to_come_is_told_from_damage() {
+        let mut bytes = HEADERS[0].encode();
+        bytes[8] = 2;
+        assert_eq!(Header::decode(&bytes), Found::Header(HEADERS[0]));
+        bytes[HALF + 8] = 3;
+        assert_eq!(Header::decode(&bytes), Found::Nothing(None));
+        bytes[8] = 3;
+        assert_eq!(Header::decode(&bytes), Found::Newer(3));
+    }
 }

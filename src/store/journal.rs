@@ -322,7 +322,8 @@ impl Journal {
         self.seal();
         let Spare { name, file, len } = spare;
         let (previous, previous_end) = self.previous;
-        let identity = Identity { salt: self.salt, number, previous, previous_end };
+        let (salt, durable) = (self.salt, self.durable);
+        let identity = Identity { salt, number, previous, previous_end, len: len as u32, durable };
         let mut header = Header { identity, ending: None }.encode().to_vec();
         header.extend_from_slice(&BLANK);
         let made = file

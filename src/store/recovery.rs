@@ -158,6 +158,9 @@ impl Restart<'_> {
         for part in &mut self.chain.parts {
             self.known.survey(part).map_err(part.failed())?;
         }
+        for part in self.chain.parts.iter().chain(&self.chain.void).filter(|part| part.lost) {
+            self.report.corrupt.push(Damage { segment: part.number, offset: 0, bytes: HEADER });
+        }
         if let Some(first) = self.chain.parts.first() {
             self.known.durable = self.known.durable.max(Position::new(first.number, HEADER as u32));
         }
@@ -193,9 +196,11 @@ impl Restart<'_> {
             let left = self.chain.named_end(index).map(u64::from);
             let torn = match left {
                 Some(left) => left.saturating_sub(end),
+                None if part.len < u64::from(part.identity.len) => u64::from(part.identity.len) - end,
                 None if frames.is_blank().map_err(part.failed())? => 0,
                 None => {
-                    let claimed = frames.head().map_err(part.failed())?.map_or(8, |head| framed(head.len()));
+                    let claimed =
+                        frames.head().map_err(part.failed())?.map_or(8, |head| framed(head.payload_len()));
                     claimed.min(part.limit - end)
                 }
             };
@@ -216,7 +221,7 @@ impl Restart<'_> {
             OpenError::Io(segment_name(highest), io::Error::other("there are no more numbers for segments"))
         })?;
         let (previous, previous_end) = (self.known.durable.segment(), self.known.durable.offset());
-        let identity = Identity { salt, number, previous, previous_end };
+        let identity = Identity { salt, number, previous, previous_end, len: 0, durable: self.known.durable };
         let ranges = tail.into_iter().map(|(index, from, to)| self.chain.parts[index].frames(from, to));
         let (file, end) = repair::move_on(self.disk, identity, self.known.wall, ranges.collect())?;
         Ok(Some(Arc::new(Segment::new(number, Key::new(salt, number), file, end, end, true))))
@@ -239,9 +244,6 @@ impl Restart<'_> {
             let next = moved.filter(|_| last).unwrap_or(ending.next);
             let header = Header { identity: part.identity, ending: Some(Ending { next, ..ending }) };
             let gaps = if part.sound < end { part.gaps(end).map_err(part.failed())? } else { Vec::new() };
-            if part.lost {
-                self.report.corrupt.push(Damage { segment: part.number, offset: 0, bytes: HEADER });
-            }
             let damage =
                 |(from, to): &(u64, u64)| Damage { segment: part.number, offset: *from, bytes: to - from };
             self.report.corrupt.extend(gaps.iter().map(damage));

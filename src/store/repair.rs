@@ -27,6 +27,7 @@ pub(super) fn move_on(
     let Ok(end32) = u32::try_from(end) else {
         return Err(OpenError::Io(draft, io::ErrorKind::FileTooLarge.into()));
     };
+    let identity = Identity { len: end32, ..identity };
     let header = Header { identity, ending: Some(Ending { end: end32, next: 0, wall }) };
     file.write_at(&header.encode(), 0).and_then(|()| file.sync()).map_err(OpenError::io(&draft))?;
     disk.rename(&draft, &name).and_then(|()| disk.sync()).map_err(OpenError::io(&name))?;

@@ -82,10 +82,10 @@ impl Segment {
         let Some(head) = bytes.first_chunk().and_then(|head| Head::parse(*head)) else {
             return Err(unsound(position));
         };
-        if head.kind != Kind::Record || framed(head.len()) > room {
+        if head.kind != Kind::Record || framed(head.payload_len()) > room {
             return Err(unsound(position));
         }
-        let (had, whole) = (bytes.len(), Head::LEN + head.len());
+        let (had, whole) = (bytes.len(), Head::LEN + head.payload_len());
         bytes.resize(whole, 0);
         if whole > had {
             self.file.read_at(&mut bytes[had..], offset + had as u64)?;

@@ -103,7 +103,8 @@ impl Part {
         let mut block = Box::new([0; HEADER as usize]);
         let there = len.min(HEADER) as usize;
         file.read_at(&mut block[..there], 0).map_err(OpenError::io(&name))?;
-        let unknown = Identity { salt: 0, number, previous: 0, previous_end: 0 };
+        let unknown =
+            Identity { salt: 0, number, previous: 0, previous_end: 0, len: 0, durable: Position(0) };
         let (identity, ending, lost) = match Header::decode(&block) {
             Found::Newer(version) => return Err(OpenError::Newer(name, version)),
             Found::Header(Header { identity, ending }) if identity.number == number => {
@@ -163,7 +164,7 @@ fn seek_sound(frames: &mut Frames, search: &mut u64, required: u64) -> io::Resul
     for at in (frames.offset() + 8..required).step_by(8) {
         frames.seek(at);
         let Some(head) = frames.head()? else { continue };
-        let len = head.len() as u64;
+        let len = head.payload_len() as u64;
         if head.kind != Kind::Mark && len > required - at {
             continue;
         }
@@ -180,7 +181,7 @@ fn seek_sound(frames: &mut Frames, search: &mut u64, required: u64) -> io::Resul
     Ok(())
 }
 
-/// What the marks and endings say.
+/// What headers and marks say.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known {
     /// Everything before this was on disk.
@@ -200,6 +201,7 @@ impl Known {
 
     /// Learns what a segment says, and finds how far it is sound.
     pub(super) fn survey(&mut self, part: &mut Part) -> io::Result<()> {
+        self.durable = self.durable.max(part.identity.durable);
         if let Some(ending) = part.ending {
             self.durable = self.durable.max(Position::new(part.number, ending.end));
             self.wall = self.wall.max(ending.wall);
@@ -306,5 +308,41 @@ fn follows(last: Option<&Part>, part: &Part, replay_from: u32) -> bool {
         None => previous < replay_from.max(1),
         Some(last) if previous != last.number => false,
         Some(last) => last.ending.is_none_or(|ending| previous_end == 0 || ending.end == previous_end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_a_file_is() {
+        assert_eq!(named(&segment_name(1)), Some(Named::Segment(1)));
+        assert_eq!(named(&segment_name(u32::MAX)), Some(Named::Segment(u32::MAX)));
+        assert_eq!(named(&repair_name(20)), Some(Named::Repair(20)));
+        assert_eq!(named(&draft_name(3)), Some(Named::Leftover));
+        assert_eq!(named(&spare_name(3)), Some(Named::Leftover));
+        assert_eq!(named("fresh-12.spare"), Some(Named::Leftover));
+        assert_eq!(named(&quarantine_name(3, 11)), Some(Named::Quarantined(3)));
+        for foreign in [
+            "lock",
+            "index.redb",
+            "1.seg",
+            "0000000000.seg",
+            "00000000001.seg",
+            "4294967296.seg",
+            "+000000001.seg",
+            "0000000001.seg.bak",
+            "0000000001",
+            ".seg",
+            "fresh-.spare",
+            "fresh-x.spare",
+            "my.spare",
+            "0000000001-.corrupt",
+            "0000000001.corrupt",
+            "\u{661}\u{662}\u{663}\u{664}\u{665}.seg",
+        ] {
+            assert_eq!(named(foreign), None, "{foreign}");
+        }
     }
 }
