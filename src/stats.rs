@@ -38,7 +38,7 @@ macro_rules! drop_reasons {
             /// Whether it is about a message that was not sent on, or not retained, rather than about one taker.
             pub fn is_refusal(self) -> bool {
                 use DropReason::*;
-                matches!(self, NoSubscribers | Unauthorised | RejectedFull | RetainedFull)
+                matches!(self, NoSubscribers | Unauthorised | RejectedFull | StoreFull | RetainedFull)
             }
 
             /// The name used in metrics and logs.
@@ -66,6 +66,8 @@ drop_reasons! {
     OverflowNewest = "overflow_newest",
     /// Refused because a queue it would go to is full.
     RejectedFull = "rejected_full",
+    /// Refused because there is no room on the disk.
+    StoreFull = "store_full",
     /// Not kept as a retained message: the limits on those are met.
     RetainedFull = "retained_full",
     /// The session it waited in expired.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::route::Route;
 use crate::message::{Message, MessageId, PeerId, QueueId};
-use crate::meter::QueueMeter;
+use crate::meter::{Level, QueueMeter};
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
 
@@ -59,6 +59,8 @@ pub enum Item {
     },
     /// A publisher was refused by a full queue: what has expired in it is to go.
     Purge(QueueId),
+    /// A session's queue comes near its limit: the log is to say whose.
+    Level(QueueId, Level),
     /// The receiver has caught up: the sender's publishers may go on.
     Credit,
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::message::{PeerId, QueueId};
-use crate::meter::QueueMeter;
+use crate::meter::{Level, QueueMeter};
 use crate::protocol::packet::QoS;
 use crate::target::{GroupTarget, Target};
 
@@ -74,6 +74,17 @@ impl Route {
             }
         }
         Ok(())
+    }
+
+    /// The queues that keep a message at `qos` and come nearer to their limits than was told before.
+    pub fn rising(&self, qos: QoS) -> impl Iterator<Item = (QueueId, Level)> {
+        self.keeping(qos).filter_map(|(queue, meter)| Some((queue, meter.rises()?)))
+    }
+
+    /// That a queue of this route has refused a message, if it was not told before.
+    pub fn refused(&self, queue: QueueId) -> Option<Level> {
+        let meters = self.keeping(QoS::ExactlyOnce);
+        meters.into_iter().find(|(held, _)| *held == queue).and_then(|(_, meter)| meter.refused())
     }
 
     /// Where a queue or group of this route lives.

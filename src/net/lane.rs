@@ -138,7 +138,7 @@ fn take(shell: &Rc<Shell>, mail: Mail) {
         Mail::Batch(batch) => shell.turn().shard.accept_batch(batch),
         Mail::Store => {
             shell.bell.answer();
-            shell.turn().shard.on_durable(Instant::now());
+            shell.turn().shard.on_store(Instant::now());
         }
         Mail::Handover(handover) => match tokio::net::TcpStream::from_std(handover.stream) {
             Ok(stream) => shell.attach(stream, handover.arrival),

@@ -48,6 +48,8 @@ pub struct Link {
     pub keep_alive: u16,
     /// QoS 1 PUBLISH packets whose PUBACK waits.
     pub unacknowledged: u16,
+    /// The bytes of messages whose PUBACK or PUBREC waits.
+    pub unacknowledged_bytes: usize,
     /// The bytes that the shard has counted for this connection.
     pub accounted: usize,
     /// When the last packet arrived.
@@ -79,8 +81,10 @@ struct Mark {
 pub enum Answer {
     /// Opens the connection.
     ConnAck,
-    /// Frees a place in the Receive Maximum.
-    PubAck,
+    /// Frees a place in the Receive Maximum, and the bytes of its message.
+    PubAck(u32),
+    /// Frees the bytes of its message.
+    PubRec(u32),
     /// Nothing more.
     Other,
 }
@@ -94,6 +98,10 @@ pub enum Pause {
     Full,
     /// It does not read what it is answered.
     Unread,
+    /// Too much of what it published waits for the disk.
+    Unacknowledged,
+    /// The store has to catch up.
+    Store,
 }
 
 /// Whether a PUBLISH could be written.
@@ -127,6 +135,7 @@ impl Link {
             problem_information: connect.version == Version::V5,
             keep_alive,
             unacknowledged: 0,
+            unacknowledged_bytes: 0,
             accounted: 0,
             last_packet: now,
             paused: None,
@@ -196,7 +205,13 @@ impl Link {
     fn answered(&mut self, kind: Answer) {
         match kind {
             Answer::ConnAck => self.open = true,
-            Answer::PubAck => self.unacknowledged = self.unacknowledged.saturating_sub(1),
+            Answer::PubAck(bytes) => {
+                self.unacknowledged = self.unacknowledged.saturating_sub(1);
+                self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_sub(bytes as usize);
+            }
+            Answer::PubRec(bytes) => {
+                self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_sub(bytes as usize);
+            }
             Answer::Other => {}
         }
     }

@@ -30,7 +30,7 @@ use inflight::{Inflight, Step};
 use link::{Link, Written};
 use paging::Paging;
 
-pub use receive::{Action, check_user_properties};
+pub use receive::{Acknowledged, Action, check_user_properties};
 
 /// A message on its way to one session.
 #[derive(Clone, Debug)]
@@ -63,6 +63,8 @@ pub struct Context<'a> {
     pub paging: &'a mut Paging,
     /// The broker's limits.
     pub limits: &'a Limits,
+    /// Whether deliveries at QoS 1 and 2 may begin: not while the store has far too much to do.
+    pub starts: bool,
     /// How many bytes an outbound buffer may hold at present.
     pub outbound_limit: usize,
     /// The shard's counters.
@@ -294,7 +296,8 @@ impl Session {
 
     /// Whether a QoS 1 or 2 delivery may be bound to a packet id now [MQTT-3.3.4-9].
     fn may_start(&self, cx: &Context<'_>) -> bool {
-        self.link.as_ref().is_some_and(|link| {
+        let link = self.link.as_ref().filter(|_| cx.starts || !self.is_recorded());
+        link.is_some_and(|link| {
             link.open
                 && self.inflight.all_written()
                 && self.inflight.len() < usize::from(link.window)
@@ -470,6 +473,11 @@ impl Session {
             let own = self.subscriptions.iter().filter(|held| held.group.is_none());
             meter.bind(rules, own.map(|held| &*held.filter));
         }
+    }
+
+    /// Whether what becomes of its deliveries is recorded: of its own, or of those of a share group.
+    pub fn is_recorded(&self) -> bool {
+        self.persistent || self.subscriptions.iter().any(|held| held.group.is_some())
     }
 
     /// The membership in the group with this queue.

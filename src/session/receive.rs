@@ -31,6 +31,17 @@ pub enum Action<'a> {
     },
 }
 
+/// A PUBLISH that is to be acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    /// Its packet id.
+    pub packet_id: PacketId,
+    /// Its QoS, 1 or 2.
+    pub qos: QoS,
+    /// The bytes of its message.
+    pub bytes: u32,
+}
+
 impl Session {
     /// Takes one packet from the client.
     ///
@@ -95,7 +106,8 @@ impl Session {
             {
                 // [MQTT-4.3.3-10]: the same id again is the same message; only its PUBREC is repeated.
                 self.application_message(publish, cx)?;
-                self.acknowledge(packet_id, QoS::ExactlyOnce, ReasonCode::Success, "", ticket, cx)?;
+                let again = Acknowledged { packet_id, qos: QoS::ExactlyOnce, bytes: 0 };
+                self.acknowledge(again, ReasonCode::Success, "", ticket, cx)?;
                 return Ok(Action::None);
             }
         }
@@ -180,13 +192,13 @@ impl Session {
     /// durable [MQTT-4.3.2-4] [MQTT-4.3.3-8].
     pub fn published(
         &mut self,
-        packet_id: PacketId,
-        qos: QoS,
+        published: Acknowledged,
         reason: ReasonCode,
         detail: &str,
         ticket: Ticket,
         cx: &mut Context<'_>,
     ) -> Result<(), ProtocolError> {
+        let Acknowledged { packet_id, qos, bytes } = published;
         match qos {
             // A PUBREC of 0x80 or above ends the exchange; its packet id is free.
             QoS::ExactlyOnce if !reason.is_failure() => {
@@ -199,24 +211,27 @@ impl Session {
                 }
             }
         }
-        self.acknowledge(packet_id, qos, reason, detail, ticket, cx)
+        if let Some(link) = &mut self.link {
+            link.unacknowledged_bytes += bytes as usize;
+        }
+        self.acknowledge(published, reason, detail, ticket, cx)
     }
 
     fn acknowledge(
         &mut self,
-        packet_id: PacketId,
-        qos: QoS,
+        published: Acknowledged,
         reason: ReasonCode,
         detail: &str,
         ticket: Ticket,
         cx: &mut Context<'_>,
     ) -> Result<(), ProtocolError> {
+        let Acknowledged { packet_id, qos, bytes } = published;
         let Some(link) = &self.link else { return Ok(()) };
         let reason_string = link.reason_string(detail, 1);
         let ack = Ack { packet_id, reason, properties: reason_string.as_properties() };
         match qos {
-            QoS::ExactlyOnce => self.answer(ticket, Answer::Other, &Packet::PubRec(ack), cx),
-            _ => self.answer(ticket, Answer::PubAck, &Packet::PubAck(ack), cx),
+            QoS::ExactlyOnce => self.answer(ticket, Answer::PubRec(bytes), &Packet::PubRec(ack), cx),
+            _ => self.answer(ticket, Answer::PubAck(bytes), &Packet::PubAck(ack), cx),
         }
     }
 

@@ -176,7 +176,8 @@ impl Session {
             && terms.identifiers.is_empty()
             && self.queue.is_plain()
             && self.inflight.all_written()
-            && (!self.persistent || terms.qos < QoS::ExactlyOnce);
+            && (!self.persistent || terms.qos < QoS::ExactlyOnce)
+            && (cx.starts || !self.persistent || terms.qos == QoS::AtMostOnce);
         if !plain {
             return false;
         }

@@ -15,7 +15,7 @@ use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
 use weirmq::protocol::reason::ReasonCode;
 use weirmq::session::link::Link;
 use weirmq::session::paging::Paging;
-use weirmq::session::{Action, Context, Delivery, Expiry, Session};
+use weirmq::session::{Acknowledged, Action, Context, Delivery, Expiry, Session};
 use weirmq::stats::Stats;
 use weirmq::store::{Page, PageRequest, Pressure, Record, Store, Ticket};
 use weirmq::target::Identifiers;
@@ -187,6 +187,7 @@ impl Driver {
             store: &mut self.store,
             paging: &mut self.paging,
             limits: &self.limits,
+            starts: true,
             outbound_limit: self.limits.outbound_buffer,
             stats: &self.stats,
             scratch: &mut self.scratch,
@@ -343,7 +344,11 @@ impl Driver {
                 let ticket = self.store.push(Record::Released(OWN, packet_id));
                 let success = ReasonCode::Success;
                 self.act(|session, cx| {
-                    assert!(session.published(packet_id, qos, success, "", ticket, cx).is_ok())
+                    assert!(
+                        session
+                            .published(Acknowledged { packet_id, qos, bytes: 0 }, success, "", ticket, cx)
+                            .is_ok()
+                    )
                 });
                 match qos {
                     QoS::ExactlyOnce => {

@@ -411,6 +411,7 @@ fn brief_item(item: &Item) -> String {
         Item::Join(join) => format!("Join {}", join.token),
         Item::Leave { kept, last, .. } => format!("Leave, {} kept, last {last}", kept.len()),
         Item::Purge(_) => "Purge".to_owned(),
+        Item::Level(..) => "Level".to_owned(),
         Item::Credit => "Credit".to_owned(),
     }
 }

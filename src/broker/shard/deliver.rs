@@ -67,6 +67,7 @@ impl Shard {
         }
         self.replay_turn(now);
         self.call_up(now);
+        self.follow_pressure(now);
         self.resume_waiting();
         self.outbox.has_own() || !self.inbox.is_empty() || self.replays.has_work()
     }
@@ -143,6 +144,7 @@ impl Shard {
             Item::Give { session, token, delivery } => self.given(now, session, token, delivery),
             Item::Join(join) => self.join(now, *join),
             Item::Purge(queue) => self.purge(now, queue),
+            Item::Level(queue, level) => self.say_level(queue, level),
             Item::Settled { group, session, message } => {
                 self.with_group(now, group, |group, cx, give| group.settled(session, message, cx, give));
             }

@@ -5,6 +5,7 @@ mod census;
 mod connect;
 mod deliver;
 mod disk;
+mod levels;
 mod pause;
 mod publish;
 mod replay;
@@ -35,6 +36,7 @@ use crate::protocol::codec;
 use crate::protocol::packet::{Connect, Disconnect, Packet, Version};
 use crate::protocol::properties::Properties;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
+use crate::session::link::Pause;
 use crate::session::paging::Paging;
 use crate::session::run::Run;
 use crate::session::{Action, Context, Session};
@@ -190,6 +192,8 @@ struct Core {
     buffer_budget: usize,
     /// What one of them may hold at present.
     outbound_limit: usize,
+    /// Whether deliveries at QoS 1 and 2 may begin.
+    starts: bool,
 }
 
 impl Core {
@@ -210,6 +214,7 @@ impl Core {
             store: self.store.as_mut(),
             paging: &mut self.paging,
             limits: &self.limits,
+            starts: self.starts,
             outbound_limit: self.outbound_limit,
             stats: &self.stats,
             scratch: &mut self.scratch,
@@ -251,6 +256,7 @@ impl Shard {
             buffered: 0,
             buffer_budget: limits.outbound_total / usize::from(settings.peers),
             outbound_limit: limits.outbound_buffer,
+            starts: true,
             limits,
         };
         let outbox = Outbox::new(settings.id, settings.credits.clone(), settings.limits.lane_bytes);
@@ -389,6 +395,12 @@ impl Shard {
         if let Some(link) = &mut session.link {
             self.core.account(link.accounted, buffered);
             link.accounted = buffered;
+            if link.paused == Some(Pause::Unacknowledged)
+                && link.unacknowledged_bytes < self.core.limits.receive_bytes
+            {
+                link.paused = None;
+                self.resumed.push_back(ConnectionId { session: index, generation: link.generation });
+            }
             if !link.dirty && !link.outbound.is_empty() {
                 link.dirty = true;
                 self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
@@ -455,6 +467,7 @@ impl Shard {
             || !self.resumed.is_empty()
             || self.has_credit_for_waiting()
             || self.core.paging.has_turn()
+            || self.has_room_for_waiting()
     }
 
     /// Hands what was pushed to the store: at the turn's end, before any other shard and any client can hear of it.

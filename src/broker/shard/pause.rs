@@ -1,5 +1,6 @@
-//! Back-pressure on clients: who is not read from, and until when. A lane is over its credit, a full queue rejects what
-//! an MQTT 3 client publishes, or a client does not read what it is answered.
+//! Back-pressure on clients: who is not read from, and until when. A lane is over its credit, the store has too much to do
+//! or too much of this client's, a full queue rejects what an MQTT 3 client publishes, or a client does not read what it is
+//! answered.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,9 +12,13 @@ use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::session::link::{Link, Pause};
 use crate::session::parked::Parked;
 use crate::stats::DropReason;
+use crate::store::Pressure;
 
 /// How often what a full queue holds back is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(100);
+
+/// The type of the packet that asks for nothing but an answer.
+const PINGREQ: u8 = 12;
 
 /// What all clients of a shard may park together, in bytes.
 const PARKED_BYTES: usize = 16 * 1024 * 1024;
@@ -23,6 +28,10 @@ const PARKED_BYTES: usize = 16 * 1024 * 1024;
 pub(super) struct Waiting {
     /// For a peer to catch up, who has waited longest in front.
     lanes: VecDeque<ConnectionId>,
+    /// For the store to catch up with what is published, who has waited longest in front.
+    store: VecDeque<ConnectionId>,
+    /// For the store to catch up with everything: those with anything else to say.
+    silent: Vec<ConnectionId>,
     /// For room in a queue: those that have parked something, or would like to. One that is gone stays until the next
     /// retry.
     full: Vec<ConnectionId>,
@@ -51,20 +60,57 @@ impl Shard {
     pub(super) fn pauses(&mut self, connection: ConnectionId, first: u8) -> bool {
         let publish = is_publish(first);
         let over_credit = publish && self.outbox.over_credit() && self.waits_for_credit();
-        let limit = self.core.outbound_limit;
-        let Some(link) = self.link_of(connection) else { return false };
+        let (limit, receive_bytes) = (self.core.outbound_limit, self.core.limits.receive_bytes);
+        let pressure = self.core.store.pressure();
+        let Some(session) = live(&mut self.sessions, connection) else { return false };
+        let pressed = match pressure {
+            Pressure::None => false,
+            Pressure::Publishes => publish,
+            Pressure::Everything => publish || (session.is_recorded() && first >> 4 != PINGREQ),
+        };
+        let Some(link) = &mut session.link else { return false };
         let pause = if link.is_unread(limit) {
             Pause::Unread
+        } else if pressed {
+            Pause::Store
         } else if over_credit {
             Pause::Lanes
+        } else if publish && link.unacknowledged_bytes >= receive_bytes {
+            Pause::Unacknowledged
         } else {
             return false;
         };
         link.paused = Some(pause);
-        if pause == Pause::Lanes {
-            self.waiting.lanes.push_back(connection);
+        match pause {
+            Pause::Lanes => self.waiting.lanes.push_back(connection),
+            Pause::Store if publish => self.waiting.store.push_back(connection),
+            Pause::Store => self.waiting.silent.push(connection),
+            _ => {}
         }
         true
+    }
+
+    /// Looks how far the store has fallen behind. Once deliveries may begin again, everybody is to be looked at: that is
+    /// seldom.
+    pub(super) fn follow_pressure(&mut self, now: Instant) {
+        let starts = self.core.store.pressure() < Pressure::Everything;
+        let started = std::mem::replace(&mut self.core.starts, starts);
+        if !starts {
+            return;
+        }
+        for connection in std::mem::take(&mut self.waiting.silent) {
+            self.resume(connection);
+        }
+        if started {
+            return;
+        }
+        let indices: Vec<u32> = self.sessions.iter().map(|(index, _)| index as u32).collect();
+        for index in indices {
+            if let Some(session) = self.sessions.get_mut(index as usize) {
+                session.pump(&mut self.core.context(now));
+                self.after_progress(index);
+            }
+        }
     }
 
     /// Parks a PUBLISH if others are parked before it; `None` if none is.
@@ -127,6 +173,7 @@ impl Shard {
     fn unpark(&mut self, now: Instant, connection: ConnectionId) -> Result<(), ProtocolError> {
         let mut progressed = false;
         while !self.outbox.over_credit()
+            && self.core.store.pressure() == Pressure::None
             && let Some((version, frame)) = self.pop_parked(connection)
         {
             let packet = codec::decode(version, &frame)?;
@@ -200,9 +247,24 @@ impl Shard {
         !self.waiting.lanes.is_empty() && !self.outbox.over_credit()
     }
 
-    /// Lets one connection go on that waits for a peer. One a turn: were all let at once, the first would use the
+    /// Whether one that waits for the store may go on.
+    pub(super) fn has_room_for_waiting(&self) -> bool {
+        let pressure = || self.core.store.pressure();
+        (!self.waiting.store.is_empty() && pressure() == Pressure::None)
+            || (!(self.core.starts && self.waiting.silent.is_empty()) && pressure() < Pressure::Everything)
+    }
+
+    /// Lets one connection go on that waits for the store, and one that waits for a peer. One a turn: were all let at once, the first would use the
     /// credit up each time, and the last never publish anything.
     pub(super) fn resume_waiting(&mut self) {
+        while self.core.store.pressure() == Pressure::None
+            && let Some(connection) = self.waiting.store.pop_front()
+        {
+            if self.link_of(connection).is_some() {
+                self.resume(connection);
+                break;
+            }
+        }
         while self.has_credit_for_waiting()
             && let Some(connection) = self.waiting.lanes.pop_front()
         {

@@ -10,9 +10,11 @@ use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
 use crate::broker::route::Route;
 use crate::message::{Message, MessageId, QueueId};
+use crate::meter::most_specific;
 use crate::protocol::packet::{PacketId, QoS, Version};
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::protocol::topic;
+use crate::session::Acknowledged;
 use crate::stats::DropReason;
 use crate::store::{Record, Ticket};
 
@@ -25,6 +27,7 @@ pub(super) struct Published {
 }
 
 /// A message that was not.
+#[derive(Clone, Copy)]
 pub(super) struct Refusal {
     reason: ReasonCode,
     detail: &'static str,
@@ -35,6 +38,10 @@ pub(super) struct Refusal {
 impl Refusal {
     fn new(reason: ReasonCode, detail: &'static str, drop_reason: DropReason) -> Refusal {
         Refusal { reason, detail, drop_reason }
+    }
+
+    fn no_room_on_disk() -> Refusal {
+        Refusal::new(ReasonCode::QuotaExceeded, "there is no room to keep it", DropReason::StoreFull)
     }
 }
 
@@ -54,14 +61,16 @@ impl Shard {
         packet_id: Option<PacketId>,
     ) -> Result<Taken, ProtocolError> {
         let (qos, payload) = (message.qos, message.payload().len() as u64);
+        let bytes = u32::try_from(message.size()).unwrap_or(u32::MAX);
         let Some(session) = self.session_of(connection) else { return Ok(Taken::Last) };
         let version = session.link.as_ref().map_or(Version::V5, |link| link.version);
         let received = match (packet_id, qos) {
             (Some(id), QoS::ExactlyOnce) if session.persistent => Some((session.queue_id, id)),
             _ => None,
         };
-        let told = version == Version::V5 && packet_id.is_some();
-        let origin = Origin { received, will_of: None, told };
+        let answered = packet_id.is_some();
+        let told = version == Version::V5 && answered;
+        let origin = Origin { received, will_of: None, answered, told };
         let topic = message.topic();
         let checked = self.check_topic(topic).and_then(|()| self.check_publish_access(topic));
         let outcome = match checked {
@@ -81,7 +90,8 @@ impl Shard {
             let mut cx = self.core.context(now);
             // Before 5.0 an acknowledgement has no reason to give.
             let session = &mut self.sessions[connection.session as usize];
-            session.published(packet_id, qos, reason, detail, ticket, &mut cx)?;
+            let published = Acknowledged { packet_id, qos, bytes };
+            session.published(published, reason, detail, ticket, &mut cx)?;
             if let Some(parked) = session.link.as_mut().and_then(|link| link.parked.as_mut()) {
                 parked.since = now;
             }
@@ -138,6 +148,7 @@ impl Shard {
         }
         let route = self.route(&message);
         self.reserve(now, &route, &message)?;
+        self.bound_expiry(now, &route, &mut message);
         let message = Arc::new(message);
         let ticket = self.record(&message, &route, origin);
         Ok(self.forward(message, route, ticket))
@@ -154,23 +165,25 @@ impl Shard {
         let shared = self.shared.clone();
         let mut retained = shared.retaining();
         let clears = message.payload().is_empty();
-        let kept = clears || self.admit_retained(now, &mut retained, &message);
-        if !kept {
-            if origin.told {
-                let detail = "the limit on retained messages is met";
-                return Err(Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RetainedFull));
+        let refusal = if clears { None } else { self.refuse_retained(now, &mut retained, &message) };
+        if let Some(refusal) = &refusal {
+            // Room on the disk is worth the wait of a publisher of MQTT 3.
+            if origin.told || (origin.answered && refusal.drop_reason == DropReason::StoreFull) {
+                return Err(*refusal);
             }
-            // Before 5.0 nobody can be told: the message is delivered and not retained.
+            // Nobody can be told: the message is delivered and not retained.
         } else {
             message.version = retained.next_version();
         }
         let route = self.route(&message);
         self.reserve(now, &route, &message)?;
+        if refusal.is_some() {
+            self.bound_expiry(now, &route, &mut message);
+        }
         let message = Arc::new(message);
-        if kept {
-            keep(&mut retained, &message, clears);
-        } else {
-            self.core.stats.count_drop(DropReason::RetainedFull, 1);
+        match refusal {
+            None => keep(&mut retained, &message, clears),
+            Some(refusal) => self.core.stats.count_drop(refusal.drop_reason, 1),
         }
         let ticket = self.record(&message, &route, origin);
         if ticket != Ticket(0) {
@@ -192,22 +205,45 @@ impl Shard {
 
     /// Takes places in every durable queue that the message goes to, or in none.
     fn reserve(&mut self, now: Instant, route: &Route, message: &Message) -> Result<(), Refusal> {
+        if self.core.store.is_full() && route.keeps(message.qos) {
+            return Err(Refusal::no_room_on_disk());
+        }
         let reserve = || route.reserve(message.qos, message.size());
-        let Err(full) = reserve() else { return Ok(()) };
-        // It may be full of what has expired: where it lives here, that goes at once, else before the next message.
-        match route.home(full) {
-            Some(home) if home == self.settings.id => {
-                self.purge(now, full);
-                if reserve().is_ok() {
-                    return Ok(());
+        let mut reserved = reserve();
+        if let Err(full) = reserved {
+            // It may be full of what has expired: where it lives here, that goes at once, else before the next message.
+            match route.home(full) {
+                Some(home) if home == self.settings.id => {
+                    self.purge(now, full);
+                    reserved = reserve();
                 }
+                Some(home) => self.outbox.push(home, Item::Purge(full)),
+                None => {}
             }
-            Some(home) => self.outbox.push(home, Item::Purge(full)),
-            None => {}
+        }
+        let Err(full) = reserved else {
+            self.tell_rising(route, message.qos);
+            return Ok(());
+        };
+        if let Some(level) = route.refused(full) {
+            self.tell_level(route, full, level);
         }
         // The publisher is not told whose queue it is.
         let detail = "a queue that this message goes to is full";
         Err(Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RejectedFull))
+    }
+
+    /// What a durable queue keeps is kept no longer than the rule for its topic says. A retained message is no backlog: it
+    /// has its own time.
+    fn bound_expiry(&self, now: Instant, route: &Route, message: &mut Message) {
+        let rules = &self.settings.queue_rules;
+        if !route.keeps(message.qos) || rules.iter().all(|rule| rule.message_expiry.is_none()) {
+            return;
+        }
+        let rule = most_specific(rules, |filter| topic::matches(filter, message.topic()));
+        if let Some(bound) = rule.and_then(|index| rules[index].message_expiry) {
+            message.expires = Some(message.expires.map_or(now + bound, |own| own.min(now + bound)));
+        }
     }
 
     /// Pushes the message's record, if anything about it must outlive the process.
@@ -220,6 +256,21 @@ impl Shard {
             return self.core.store.push(Record::Message { message, queues, groups, received, will_of });
         }
         Ticket(0)
+    }
+
+    /// Why a message cannot be retained, if so.
+    fn refuse_retained(
+        &mut self,
+        now: Instant,
+        retained: &mut Retained,
+        message: &Message,
+    ) -> Option<Refusal> {
+        if message.publisher.is_some() && self.core.store.is_full() {
+            return Some(Refusal::no_room_on_disk());
+        }
+        let full = !self.admit_retained(now, retained, message);
+        let detail = "the limit on retained messages is met";
+        full.then(|| Refusal::new(ReasonCode::QuotaExceeded, detail, DropReason::RetainedFull))
     }
 
     /// Whether there is room for a retained message, if need be where others have expired. At most once
@@ -268,6 +319,8 @@ pub(super) struct Origin {
     pub(super) received: Option<(QueueId, PacketId)>,
     /// The session whose will it is: its record clears the will.
     pub(super) will_of: Option<QueueId>,
+    /// Its publisher waits for an acknowledgement.
+    pub(super) answered: bool,
     /// Its publisher can be told a reason.
     pub(super) told: bool,
 }
