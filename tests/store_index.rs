@@ -21,7 +21,7 @@ use weirmq::store::encode::Encoder;
 use weirmq::store::index::{Index, IndexError, Ref};
 use weirmq::store::journal::{Journal, JournalOptions};
 use weirmq::store::restored::RestoredReplay;
-use weirmq::store::segment::{Entry, Segment};
+use weirmq::store::segment::Segment;
 use weirmq::store::{Position, Record};
 use weirmq::target::{GroupTarget, Identifiers, Target};
 
@@ -119,13 +119,16 @@ struct Waits {
     size: u64,
 }
 
+/// Where a `Sent` stands, and until its PUBREC the message and the queue it comes from.
+type Sending = (Position, Option<(u64, Waits)>);
+
 /// What the index must hold, by the plainest means.
 #[derive(Clone, Default)]
 struct Model {
     owned: BTreeSet<u64>,
     groups: BTreeSet<u64>,
     refs: BTreeMap<u64, Vec<Waits>>,
-    sent: BTreeMap<(u64, u16), (Position, Option<(u64, Waits)>)>,
+    sent: BTreeMap<(u64, u16), Sending>,
     received: BTreeSet<(u64, u16)>,
     subscriptions: BTreeMap<(u64, String), (Option<u64>, Option<String>)>,
     wills: BTreeSet<u64>,
@@ -554,7 +557,8 @@ fn open(disk: &SimDisk) -> Index {
 fn evacuate(broker: &mut Broker, index: &Index) -> Result<(), IndexError> {
     let files: Vec<u32> = broker.model.files.iter().copied().collect();
     let Some(segment) = broker.dice.of(&files) else { return Ok(()) };
-    index.evacuate(segment, |position| Ok(broker.writer.body(position)))?;
+    let lost = index.evacuate(segment, |position| Ok(broker.writer.body(position)))?;
+    assert!(lost.is_empty());
     broker.model.files.remove(&segment);
     broker.model.moved.insert(segment);
     Ok(())

@@ -1,4 +1,5 @@
-//! Puts redb on a [`File`] of the store's own disk, so that the simulation can crash it, and remembers what went wrong there:
+//! Puts redb on a [`File`] of the store's own disk, so that the simulation can crash it, and remembers what went wrong
+//! there:
 //! redb says only that something did.
 
 use std::io;
@@ -21,7 +22,8 @@ const FULL: u8 = 1;
 const FAILED: u8 = 2;
 
 impl Trouble {
-    /// What `error`, which redb reported, really is. A sync that failed is never a full disk: nobody knows what it left undone.
+    /// What `error`, which redb reported, really is. A sync that failed is never a full disk: nobody knows what it left
+    /// undone.
     pub fn explain(&self, error: IndexError) -> IndexError {
         match self.seen.load(Ordering::Acquire) {
             FULL => IndexError::NoRoom,

@@ -1,4 +1,5 @@
-//! [`Batch`]: what the records of a segment do to the index, gathered per queue, topic and packet id, so that thousands of them
+//! [`Batch`]: what the records of a segment do to the index, gathered per queue, topic and packet id, so that thousands
+//! of them
 //! change each row once. It is written when it has grown large, always within the segment's one transaction.
 
 use std::collections::{BTreeMap, HashMap};

@@ -2,6 +2,9 @@
 
 use std::{error, fmt, io};
 
+use super::slot::NAME;
+use crate::store::error::OpenError;
+
 /// Why the index could not do what it was asked to.
 #[derive(Debug)]
 pub enum IndexError {
@@ -62,6 +65,19 @@ impl From<redb::Error> for IndexError {
             redb::Error::Io(error) => error.into(),
             redb::Error::PreviousIo => IndexError::Io(io::Error::other("it failed before")),
             other => IndexError::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl From<IndexError> for OpenError {
+    fn from(error: IndexError) -> OpenError {
+        let name = NAME.to_owned();
+        match error {
+            IndexError::Foreign => OpenError::Foreign(name),
+            IndexError::Newer(format) => OpenError::Newer(name, u32::try_from(format).unwrap_or(u32::MAX)),
+            IndexError::Io(error) => OpenError::Io(name, error),
+            IndexError::NoRoom => OpenError::Io(name, io::ErrorKind::StorageFull.into()),
+            IndexError::Damaged(_) => OpenError::Io(name, io::Error::new(io::ErrorKind::InvalidData, error)),
         }
     }
 }

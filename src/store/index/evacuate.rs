@@ -9,21 +9,25 @@ use super::tables::Tables;
 use super::{IndexError, page};
 use crate::store::Position;
 
-/// Moves the bodies of a cold segment that anything still refers to.
+/// Moves the bodies of a cold segment that anything still refers to; gives back where none was to be had.
 pub fn evacuate(
     cold: u32,
     tables: &mut Tables<'_>,
     read: impl Fn(Position) -> io::Result<Vec<u8>>,
-) -> Result<(), IndexError> {
+) -> Result<Vec<Position>, IndexError> {
+    let mut lost = Vec::new();
     if tables.live.get(cold)?.is_none() {
-        return Ok(());
+        return Ok(lost);
     }
     for (position, count) in survivors(cold, tables)? {
-        let record = read(Position(position)).map_err(IndexError::Io)?;
-        tables.put_body(position, &record, count)?;
+        match read(Position(position)) {
+            Ok(record) => tables.put_body(position, &record, count)?,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => lost.push(Position(position)),
+            Err(error) => return Err(IndexError::Io(error)),
+        }
     }
     tables.live.remove(cold)?;
-    Ok(())
+    Ok(lost)
 }
 
 /// The positions in a segment that are referred to, and how often.

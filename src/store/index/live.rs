@@ -1,4 +1,5 @@
-//! How much of each cold segment is still wanted: counts that change with every reference, gathered until the transaction's end.
+//! How much of each cold segment is still wanted: counts that change with every reference, gathered until the
+//! transaction's end.
 
 use std::collections::HashMap;
 

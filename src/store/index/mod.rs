@@ -1,5 +1,7 @@
-//! The index: the state of the broker at the end of a prefix of the journal, so that a restart replays only what came after it.
-//! It is a pure function of that prefix: [`Index::apply`] takes a whole segment in one transaction, and the bodies of messages stay
+//! The index: the state of the broker at the end of a prefix of the journal, so that a restart replays only what came
+//! after it.
+//! It is a pure function of that prefix: [`Index::apply`] takes a whole segment in one transaction, and the bodies of
+//! messages stay
 //! in its file until nothing refers to it, or [`Index::evacuate`] moves the few that are left.
 
 mod backend;
@@ -70,15 +72,11 @@ impl Index {
     /// Opens the index of a data folder. Where there is none yet, none is made before the first segment is applied.
     ///
     /// # Errors
-    /// For a file that is not an index, of a newer version, or damaged ([`io::ErrorKind::InvalidData`]); those of the disk, a full
+    /// For a file that is not an index, of a newer version, or damaged ([`io::ErrorKind::InvalidData`]); those of the
+    /// disk, a full
     /// one included.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<Index, OpenError> {
-        let slot = Slot::open(disk).map_err(|error| match error {
-            IndexError::Foreign => OpenError::Foreign(slot::NAME.to_owned()),
-            IndexError::Newer(format) => OpenError::Newer(slot::NAME.to_owned(), format as u32),
-            IndexError::Io(error) => OpenError::Io(slot::NAME.to_owned(), error),
-            error => OpenError::Io(slot::NAME.to_owned(), io::Error::new(io::ErrorKind::InvalidData, error)),
-        })?;
+        let slot = Slot::open(disk)?;
         Ok(Index { slot })
     }
 
@@ -190,16 +188,19 @@ impl Index {
         Ok(body.flatten())
     }
 
-    /// Moves what is still wanted of a cold segment into the index: then its file may go. `read` gives the record at a position.
+    /// Moves what is still wanted of a cold segment into the index: then its file may go. `read` gives the record at a
+    /// position; where it says [`io::ErrorKind::InvalidData`], the message is lost, and its position returned: its
+    /// references stay, with no body.
     pub fn evacuate(
         &self,
         segment: u32,
         read: impl Fn(Position) -> io::Result<Vec<u8>>,
-    ) -> Result<(), IndexError> {
+    ) -> Result<Vec<Position>, IndexError> {
         self.slot.write(false, |transaction| {
             let mut tables = Tables::open(transaction)?;
-            evacuate::evacuate(segment, &mut tables, read)?;
-            tables.finish()
+            let lost = evacuate::evacuate(segment, &mut tables, read)?;
+            tables.finish()?;
+            Ok(lost)
         })
     }
 
@@ -208,7 +209,8 @@ impl Index {
         Ok(self.slot.read(state::read)?.unwrap_or_default())
     }
 
-    /// Shows every retained message to `visit`: where its record stood, and the record. They may be more than fits in memory twice.
+    /// Shows every retained message to `visit`: where its record stood, and the record. They may be more than fits in
+    /// memory twice.
     pub fn retained<E: From<IndexError>>(
         &self,
         mut visit: impl FnMut(Position, &[u8]) -> Result<(), E>,
@@ -217,7 +219,8 @@ impl Index {
         visited.unwrap_or(Ok(()))
     }
 
-    /// Gives free space in the file back to the disk, if the file is mostly free; returns the bytes won. Nobody else can read
+    /// Gives free space in the file back to the disk, if the file is mostly free; returns the bytes won. Nobody else
+    /// can read
     /// meanwhile, so it wants an idle moment.
     pub fn compact_if_idle(&self) -> Result<u64, IndexError> {
         self.slot.compact()

@@ -203,7 +203,8 @@ impl Pending {
     }
 }
 
-/// The search for some ids through a queue's pages. The ids of one prefix rise along the queue, so a page whose lowest is above
+/// The search for some ids through a queue's pages. The ids of one prefix rise along the queue, so a page whose lowest
+/// is above
 /// all that is sought of a prefix ends the search for that prefix.
 struct Hunt<'a> {
     gone: &'a mut BTreeMap<MessageId, Gone>,

@@ -1,4 +1,5 @@
-//! The file of the index, and redb on it: made when it is first written, opened anew after a full disk, shrunk when it is mostly free.
+//! The file of the index, and redb on it: made when it is first written, opened anew after a full disk, shrunk when it
+//! is mostly free.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};

@@ -8,11 +8,13 @@ use crate::clock::Clock;
 use crate::limits::QueueRule;
 use crate::message::{Message, MessageParts, PeerId};
 use crate::meter::QueueMeter;
-use crate::protocol::packet::{PacketId, QoS};
+use crate::protocol::packet::{LastWill, PacketId, QoS};
+use crate::protocol::properties::Properties;
 use crate::store::Record;
 use crate::store::encode::Encoder;
 use crate::store::folder::Folder;
 use crate::target::{Identifiers, Target};
+use crate::will::Will;
 
 fn disk(dir: &TempDir) -> Arc<dyn Disk> {
     Arc::new(Folder::open(&dir.path().join("data")).unwrap())
@@ -23,11 +25,13 @@ fn disk(dir: &TempDir) -> Arc<dyn Disk> {
 struct Script {
     segment: u32,
     records: Vec<(Position, Vec<u8>)>,
+    /// Whose will the messages are.
+    will_of: Option<QueueId>,
 }
 
 impl Script {
     fn new(segment: u32) -> Script {
-        Script { segment, records: Vec::new() }
+        Script { segment, ..Script::default() }
     }
 
     fn push(&mut self, record: &Record<'_>) -> Position {
@@ -69,7 +73,7 @@ impl Script {
             meter: Arc::new(QueueMeter::new(&QueueRule::default())),
         };
         let queues: Vec<Target> = queues.iter().map(target).collect();
-        let (received, will_of) = (None, None);
+        let (received, will_of) = (None, self.will_of);
         self.push(&Record::Message {
             message: &Arc::new(message),
             queues: &queues,
@@ -176,5 +180,190 @@ fn a_foreign_file_is_refused() {
         fs::write(dir.path().join("data/index.redb"), content).unwrap();
         let error = Index::open(&disk).unwrap_err();
         assert!(matches!(error, OpenError::Foreign(_)), "{} bytes: {error}", content.len());
+    }
+}
+
+/// As much as several slices of pages.
+const MANY: u64 = 150_000;
+
+/// A session with many messages, three segments of them.
+fn backlog(index: &Index) {
+    for segment in 1..=3 {
+        let mut script = Script::new(segment);
+        script.session(7);
+        let first = u64::from(segment - 1) * MANY / 3;
+        for id in first..first + MANY / 3 {
+            script.message(id, &[7]);
+        }
+        script.apply(index).unwrap();
+    }
+}
+
+#[test]
+fn a_long_queue_is_acknowledged_from_the_front_and_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    backlog(&index);
+    assert!(ids(&index, 7).into_iter().eq(0..MANY));
+    let mut script = Script::new(4);
+    (0..MANY / 2).for_each(|id| script.acked(7, id));
+    script.acked(7, MANY - 1);
+    script.acked(7, MANY + 1);
+    script.acked(7, 5 << 48);
+    assert_eq!(script.apply(&index).unwrap().empty, [1, 4]);
+    assert!(ids(&index, 7).into_iter().eq(MANY / 2..MANY - 1));
+    let mut script = Script::new(5);
+    (MANY / 2..MANY - 1).filter(|id| id % 1000 != 0).for_each(|id| script.acked(7, id));
+    assert_eq!(script.apply(&index).unwrap().empty, [5]);
+    assert!(ids(&index, 7).into_iter().eq((MANY / 2..MANY - 1).filter(|id| id % 1000 == 0)));
+}
+
+#[test]
+fn a_session_ends_with_all_its_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    backlog(&index);
+    let mut script = Script::new(4);
+    script.message(MANY, &[7]);
+    script.push(&Record::SessionEnded(QueueId(7)));
+    script.message(MANY + 1, &[7]);
+    assert_eq!(script.apply(&index).unwrap().empty, [1, 2, 3, 4]);
+    assert!(index.cold().unwrap().is_empty() && index.totals().unwrap().is_empty());
+    assert!(index.state().unwrap().sessions.is_empty());
+}
+
+#[test]
+fn a_wide_segment_is_gathered_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    let mut script = Script::new(1);
+    let queues: Vec<u64> = (1..=1000).collect();
+    queues.iter().for_each(|&queue| script.session(queue));
+    for id in 0..300 {
+        script.message(id, &queues);
+    }
+    // The references of the first part are in pages when these come.
+    let (session, from) = (QueueId(7), QueueId(7));
+    script.push(&Record::Sent { session, packet_id: packet_id(1), message: MessageId(3), from });
+    script.push(&Record::Stepped(session, packet_id(1)));
+    script.acked(8, 0);
+    script.acked(8, 299);
+    script.apply(&index).unwrap();
+    assert!(ids(&index, 7).into_iter().eq((0..300).filter(|&id| id != 3)));
+    assert!(ids(&index, 8).into_iter().eq(1..299));
+    assert!(ids(&index, 1000).into_iter().eq(0..300));
+    let live = index.cold().unwrap()[0].1;
+    let size = 1 + 7 + size_of::<Message>() as u64;
+    assert_eq!(live, Live { refs: 300 * 1000 - 3, bytes: 300 * size });
+    assert_eq!(index.state().unwrap().sessions[6].sent[0].reference, None);
+}
+
+#[test]
+fn a_segment_is_left_with_its_last_messages_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    let mut script = Script::new(1);
+    script.session(7);
+    script.session(8);
+    let both = script.message(1, &[7, 8]);
+    let one = script.message(2, &[7]);
+    script.apply(&index).unwrap();
+    let lost = index.evacuate(1, |position| match position {
+        _ if position == both => Ok(b"both".to_vec()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    });
+    assert_eq!(lost.unwrap(), [one]);
+    assert!(index.cold().unwrap().is_empty());
+    assert_eq!(index.body(both).unwrap().as_deref(), Some(&b"both"[..]));
+    assert_eq!((index.body(one).unwrap(), ids(&index, 7)), (None, vec![1, 2]));
+    for (segment, queue, left) in [(2, 7, true), (3, 8, false)] {
+        let mut script = Script::new(segment);
+        script.acked(queue, 1);
+        assert_eq!(script.apply(&index).unwrap().empty, [segment]);
+        assert_eq!(index.body(both).unwrap().is_some(), left);
+    }
+}
+
+#[test]
+fn only_the_highest_version_is_retained_until_it_is_cleared() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    let retained = || {
+        let mut found = Vec::new();
+        let visit = |position, _: &[u8]| -> Result<(), IndexError> {
+            found.push(position);
+            Ok(())
+        };
+        index.retained(visit).unwrap();
+        found
+    };
+    let mut script = Script::new(1);
+    script.publish(1, &[], 4, b"new");
+    let newest = script.publish(2, &[], 5, b"newer");
+    assert_eq!(script.apply(&index).unwrap().empty, [1]);
+    assert_eq!(retained(), [newest]);
+    let mut script = Script::new(2);
+    script.publish(3, &[], 3, b"old");
+    script.publish(4, &[], 2, b"");
+    script.apply(&index).unwrap();
+    assert_eq!(retained(), [newest]);
+    let mut script = Script::new(3);
+    script.publish(5, &[], 6, b"");
+    script.apply(&index).unwrap();
+    assert_eq!((retained(), index.state().unwrap().retained_version), (Vec::new(), 6));
+}
+
+#[test]
+fn a_will_is_gone_once_it_is_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    let mut script = Script::new(1);
+    let last = LastWill {
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic: "t",
+        payload: b"gone",
+        properties: Properties::default(),
+    };
+    let (queue, will) = (QueueId(7), Will::new(&last));
+    script.push(&Record::Session { queue, client_id: "c", expiry: 60, detached: None, will: Some(&will) });
+    script.apply(&index).unwrap();
+    assert!(index.state().unwrap().sessions[0].has_will);
+    let mut script = Script::new(2);
+    script.will_of = Some(queue);
+    script.message(1, &[]);
+    script.apply(&index).unwrap();
+    assert!(!index.state().unwrap().sessions[0].has_will);
+}
+
+#[test]
+fn a_file_that_is_mostly_free_is_made_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(&dir);
+    let index = Index::open(&disk).unwrap();
+    let mut script = Script::new(1);
+    script.session(7);
+    let kept = script.message(0, &[7]);
+    let large: Vec<Position> = (1..=400).map(|id| script.message(id, &[7])).collect();
+    script.apply(&index).unwrap();
+    index.evacuate(1, |_| Ok(vec![1; 100_000])).unwrap();
+    let full = index.file_bytes();
+    assert!(full > 40_000_000);
+    assert_eq!(index.compact_if_idle().unwrap(), 0);
+    let mut script = Script::new(2);
+    (1..=400).for_each(|id| script.acked(7, id));
+    script.apply(&index).unwrap();
+    // Their pages are free as of the next transaction.
+    let won = index.compact_if_idle().unwrap();
+    assert!(won > full / 2 && index.file_bytes() < full / 4, "{won} of {full}");
+    assert_eq!(index.compact_if_idle().unwrap(), 0);
+    let copy = tempfile::tempdir().unwrap();
+    let copied = self::disk(&copy);
+    fs::copy(dir.path().join("data/index.redb"), copy.path().join("data/index.redb")).unwrap();
+    let killed = Index::open(&copied).unwrap();
+    assert!(!killed.was_repaired());
+    for index in [index, killed] {
+        assert_eq!(index.body(kept).unwrap().map(|body| body.len()), Some(100_000));
+        assert_eq!((index.body(large[0]).unwrap(), ids(&index, 7)), (None, vec![0]));
     }
 }
