@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weirmq::broker::outbox::{Batch, Credits};
+use weirmq::broker::restore::distribute;
 use weirmq::broker::retained::RetainedLimits;
 use weirmq::broker::shard::{Attach, CloseReason, Closed, ConnectionId, ReceiveState, Shard, ShardSettings};
 use weirmq::broker::shared::Shared;
@@ -20,6 +21,7 @@ use weirmq::protocol::reason::{ProtocolError, ReasonCode};
 use weirmq::stats::Stats;
 use weirmq::store::Store;
 use weirmq::store::memory::MemoryStore;
+use weirmq::store::restored::{Restored, RestoredSession};
 
 /// A packet that a client received: its bytes, to be decoded when it is looked at.
 #[derive(Clone, PartialEq, Eq)]
@@ -85,6 +87,8 @@ pub struct WorldSettings {
     pub sys_interval: Duration,
     /// Makes the store of each shard.
     pub store: Box<dyn Fn() -> Box<dyn Store>>,
+    /// What there was before.
+    pub restored: Restored,
 }
 
 impl Default for WorldSettings {
@@ -97,6 +101,7 @@ impl Default for WorldSettings {
             queue_rules: vec![QueueRule::default()],
             sys_interval: Duration::ZERO,
             store: Box::new(|| Box::new(MemoryStore::default())),
+            restored: Restored::default(),
         }
     }
 }
@@ -122,8 +127,18 @@ impl World {
         }));
         let stats: Vec<Arc<Stats>> = (0..settings.shards).map(|_| Arc::new(Stats::default())).collect();
         let credits = Arc::new(Credits::new(settings.shards.into()));
-        let shards = (0..settings.shards)
-            .map(|id| {
+        let count = settings.shards;
+        let mut shares = distribute(settings.restored, &shared, &settings.queue_rules, count);
+        let mut sessions: Vec<RestoredSession> =
+            shares.iter_mut().flat_map(|share| std::mem::take(&mut share.sessions)).collect();
+        let shards = shares
+            .into_iter()
+            .enumerate()
+            .map(|(index, mut share)| {
+                let id = index as u16;
+                share.sessions = sessions
+                    .extract_if(.., |session| home(&session.client_id, count.into()) == index)
+                    .collect();
                 let shard = ShardSettings {
                     id: PeerId(id),
                     peers: settings.shards,
@@ -135,15 +150,12 @@ impl World {
                     stats: stats.clone().into(),
                     credits: credits.clone(),
                 };
-                Shard::new(shard, shared.clone(), (settings.store)(), now)
+                let mut shard = Shard::new(shard, shared.clone(), (settings.store)(), now);
+                shard.restore(now, share);
+                shard
             })
             .collect();
         World { now, shards, stats, shared, clients: Vec::new(), limits }
-    }
-
-    /// The home of a client id: any fixed function will do here.
-    fn home(&self, client_id: &str) -> usize {
-        client_id.bytes().map(usize::from).sum::<usize>() % self.shards.len()
     }
 
     /// Connects with a CONNECT of one's own. The answer waits in `received`; a refusal is the error.
@@ -153,7 +165,7 @@ impl World {
         let Packet::Connect(connect) = codec::decode(connect.version, &bytes)? else { unreachable!() };
         let assigned = format!("assigned-{}", self.clients.len());
         let client_id = if connect.client_id.is_empty() { &assigned } else { connect.client_id };
-        let shard = self.home(client_id);
+        let shard = home(client_id, self.shards.len());
         let attach = Attach {
             connect: &connect,
             client_id,
@@ -493,6 +505,11 @@ impl Client {
             self.received.push(Frame { version: self.version, bytes });
         }
     }
+}
+
+/// The home of a client id: any fixed function will do here.
+fn home(client_id: &str, shards: usize) -> usize {
+    client_id.bytes().map(usize::from).sum::<usize>() % shards
 }
 
 fn drain(outbound: &mut Outbound) -> Vec<u8> {

@@ -12,6 +12,8 @@ mod common {
 
 mod directions;
 mod overflow;
+mod pressure;
+mod restart;
 mod retained;
 mod sessions;
 mod share_groups;

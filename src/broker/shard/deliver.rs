@@ -55,6 +55,7 @@ impl Shard {
     /// Deals with what the peers and this shard itself told it and with retained replays, for one turn; whether there
     /// is more.
     pub fn work(&mut self, now: Instant) -> bool {
+        self.follow_pressure(now);
         let mut done = 0;
         // One run from each in turn, so that neither holds the other up.
         while done < TURN_BYTES {
@@ -67,7 +68,6 @@ impl Shard {
         }
         self.replay_turn(now);
         self.call_up(now);
-        self.follow_pressure(now);
         self.resume_waiting();
         self.outbox.has_own() || !self.inbox.is_empty() || self.replays.has_work()
     }
