@@ -66,12 +66,30 @@ impl Slot {
     /// Runs `job` on what is there as of now; `None` if there is nothing.
     pub fn read<T>(
         &self,
-        job: impl FnOnce(&ReadTransaction) -> Result<T, IndexError>,
+        mut job: impl FnMut(&ReadTransaction) -> Result<T, IndexError>,
+    ) -> Result<Option<T>, IndexError> {
+        match self.try_read(&mut job) {
+            // A writer has just met a full disk, and with that redb stopped reading too.
+            Err(IndexError::NoRoom) => {
+                self.reopen()?;
+                self.try_read(&mut job)
+            }
+            result => result,
+        }
+    }
+
+    fn try_read<T>(
+        &self,
+        job: &mut impl FnMut(&ReadTransaction) -> Result<T, IndexError>,
     ) -> Result<Option<T>, IndexError> {
         let inner = self.ready()?;
-        let Inner::Open(opened) = &*inner else { return Ok(None) };
-        let result =
-            opened.database.begin_read().map_err(IndexError::from).and_then(|transaction| job(&transaction));
+        let opened = match &*inner {
+            Inner::Open(opened) => opened,
+            Inner::Missing => return Ok(None),
+            Inner::Closed => return Err(IndexError::NoRoom),
+        };
+        let transaction = opened.database.begin_read().map_err(IndexError::from);
+        let result = transaction.and_then(|transaction| job(&transaction));
         result.map(Some).map_err(|error| opened.trouble.explain(error))
     }
 
@@ -114,6 +132,11 @@ impl Slot {
                 return Ok(0);
             }
         }
+        self.force_compact()
+    }
+
+    /// Shrinks the file.
+    pub fn force_compact(&self) -> Result<u64, IndexError> {
         let result = match &mut *self.inner.write().unwrap_or_else(PoisonError::into_inner) {
             Inner::Open(opened) => opened.compact(),
             _ => Ok(0),

@@ -1,4 +1,8 @@
+//! The index, one property at a time; `tests/store_index.rs` holds it against a model.
+
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -366,4 +370,35 @@ fn a_file_that_is_mostly_free_is_made_small() {
         assert_eq!(index.body(kept).unwrap().map(|body| body.len()), Some(100_000));
         assert_eq!((index.body(large[0]).unwrap(), ids(&index, 7)), (None, vec![0]));
     }
+}
+
+#[test]
+fn readers_see_whole_segments_while_others_are_applied_and_the_file_made_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&disk(&dir)).unwrap();
+    let mut script = Script::new(0);
+    script.session(7);
+    script.apply(&index).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut last = 0;
+            while !done.load(Ordering::Relaxed) {
+                let now = ids(&index, 7).len();
+                assert!(now.is_multiple_of(1000) && now >= last, "{now} after {last}");
+                last = now;
+            }
+        });
+        for segment in 1..=20 {
+            let mut script = Script::new(segment);
+            for id in 0..1000 {
+                script.message(u64::from(segment) * 1000 + id, &[7]);
+            }
+            script.apply(&index).unwrap();
+            index.slot.force_compact().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+    assert_eq!(ids(&index, 7).len(), 20_000);
 }
