@@ -16,6 +16,12 @@ impl Clock {
         Clock { at, wall }
     }
 
+    /// The same, but that it had struck `wall` before it was read: a clock that was set back in between counts as one that
+    /// stood still.
+    pub fn not_before(self, wall: u64) -> Clock {
+        Clock { wall: self.wall.max(wall), ..self }
+    }
+
     /// Milliseconds since 1970.
     pub fn wall(&self, at: Instant) -> u64 {
         let millis = |duration: Duration| duration.as_millis() as u64;

@@ -1,22 +1,31 @@
 //! The seam behind which messages and sessions become durable: a FIFO of records, the position up to which they are, and
 //! the pages by which what waits on disk comes back. What is acknowledged waits for its [`Ticket`].
 
+mod chore;
 pub mod disk;
 pub mod encode;
+pub mod engine;
 pub mod error;
+pub mod fifo;
 pub mod folder;
 pub mod frame;
 mod header;
 pub mod index;
 pub mod journal;
+mod ledger;
 pub mod memory;
+pub mod open;
 mod packed;
+mod pages;
+mod policy;
 pub mod record;
 pub mod recovery;
 mod repair;
+mod replay;
 pub mod restored;
 pub mod segment;
 mod survey;
+pub mod thread;
 
 #[cfg(test)]
 mod journal_tests;
