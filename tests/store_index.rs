@@ -620,7 +620,56 @@ fn a_crash_at_any_call_leaves_all_of_a_segment_or_nothing() {
             let empty = index.apply(&segments[0]).unwrap().empty;
             assert_eq!(empty, broker.model.close(number, &before));
             broker.model.check(&index, &broker.writer);
+            disk.crash_at(disk.calls() + 1 + broker.dice.roll(30));
+            let before = broker.model.clone();
+            let moved = evacuate(&mut broker, &index);
+            drop(index);
+            disk = disk.reboot(Outage::Power(mix(&[seed, round, 1])));
+            index = open(&disk);
+            let files: BTreeSet<u32> = index.cold().unwrap().iter().map(|(segment, _)| *segment).collect();
+            if files == before.files {
+                assert!(moved.is_err() || before.files.is_empty(), "seed {seed}: a commit was lost");
+                broker.model = before;
+            } else if moved.is_err() {
+                // It was not told, but done.
+                let segment = *before.files.difference(&files).next().unwrap();
+                broker.model.files.remove(&segment);
+                broker.model.moved.insert(segment);
+            }
+            broker.model.check(&index, &broker.writer);
         }
+    }
+}
+
+#[test]
+fn a_crash_while_the_file_is_made_small_loses_nothing() {
+    for seed in seeds(6) {
+        let mut broker = Broker::new(seed);
+        let mut disk = SimDisk::new(seed, SIZE);
+        let mut index = open(&disk);
+        let (segments, before) = broker.segment(200);
+        index.apply(&segments[0]).unwrap();
+        broker.model.close(segments[0].number(), &before);
+        for fill in [40_000, 0] {
+            let before = broker.model.clone();
+            (0..500).for_each(|topic| broker.retain_at(format!("large/{topic}"), fill));
+            for segment in broker.writer.seal() {
+                index.apply(&segment).unwrap();
+                broker.model.close(segment.number(), &before);
+            }
+        }
+        let full = index.file_bytes();
+        for round in 0..6 {
+            disk.crash_at(disk.calls() + 1 + broker.dice.roll(40 * round + 1));
+            let _ = index.compact_if_idle();
+            drop(index);
+            disk = disk.reboot(Outage::Power(mix(&[seed, round])));
+            index = open(&disk);
+            broker.model.check(&index, &broker.writer);
+        }
+        index.compact_if_idle().unwrap();
+        assert!(index.file_bytes() < full / 4, "{} of {full}", index.file_bytes());
+        broker.model.check(&index, &broker.writer);
     }
 }
 
