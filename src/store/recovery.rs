@@ -1,4 +1,5 @@
-//! What a restart makes of the files it finds.
+//! A restart: what was known to be on disk stays where it is, what was written beyond that is moved to a fresh segment, and
+//! what is not sound is set aside and reported.
 
 use std::io;
 use std::sync::Arc;

@@ -99,7 +99,8 @@ impl Part {
     pub(super) fn load(disk: &dyn Disk, number: u32) -> Result<Part, OpenError> {
         let name = segment_name(number);
         let file = disk.open(&name).map_err(OpenError::io(&name))?;
-        let len = file.len().map_err(OpenError::io(&name))?;
+        // No position reaches further.
+        let len = file.len().map_err(OpenError::io(&name))?.min(u64::from(u32::MAX - 7));
         let mut block = Box::new([0; HEADER as usize]);
         let there = len.min(HEADER) as usize;
         file.read_at(&mut block[..there], 0).map_err(OpenError::io(&name))?;
