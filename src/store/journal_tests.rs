@@ -297,3 +297,24 @@ fn counts_the_bytes_of_its_files() {
     let files: u64 = disk.list().iter().map(|name| Disk::open(&disk, name).unwrap().len().unwrap()).sum();
     assert_eq!(journal.bytes(), files);
 }
+
+#[test]
+fn old_frames_in_a_file_that_is_used_again_are_no_torn_tail() {
+    let disk = RamDisk::new();
+    let (mut journal, _) = open(&disk, 0, &[]);
+    commit(&mut journal, 5, &[b"old record one", b"old record two"]);
+    journal.seal();
+    commit(&mut journal, 6, &[b"next"]);
+    journal.retire(1);
+    journal.release(1).unwrap();
+    journal.seal();
+    // The file is taken, and the process ends before anything is written to it; or just after something was.
+    journal.begin(7);
+    journal.append(b"new").unwrap();
+    for written in [&[&b"next"[..]][..], &[b"next", b"new"]] {
+        let (_, opened) = open(&disk.copy(), 2, &[]);
+        assert_eq!(payloads(&opened), written);
+        assert_eq!(opened.report, Report::default());
+        journal.commit(true).unwrap();
+    }
+}
