@@ -1,5 +1,5 @@
 //! The disk as the store sees it: one folder of files. The simulation puts a disk of its own here that loses what was not
-//! synced; everything else uses [`Folder`].
+//! synced; everything else uses [`Folder`](super::folder::Folder).
 
 use std::fmt::Debug;
 use std::io;
