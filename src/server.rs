@@ -58,7 +58,7 @@ impl fmt::Display for ServerError {
             }
             ServerError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             ServerError::Tls(address, detail) => write!(f, "cannot serve TLS on {address}: {detail}"),
-            ServerError::Data(error) => write!(f, "cannot use the data folder: {error}"),
+            ServerError::Data(error) => write!(f, "{error}"),
             ServerError::Store(error) => write!(f, "the store failed: {error}"),
             ServerError::System(error) => write!(f, "cannot start: {error}"),
             ServerError::Broken => write!(f, "a shard failed"),
@@ -155,6 +155,7 @@ impl Server {
             messages: config.limits.retained_messages,
             bytes: config.limits.retained_bytes,
         }));
+        data::tell(&restored);
         let shares = distribute(restored, &shared, &config.queues, config.shards as u16);
         let common = Common {
             limits: Arc::new(config.limits.clone()),

@@ -254,8 +254,8 @@ impl Shard {
             || (!(self.core.starts && self.waiting.silent.is_empty()) && pressure() < Pressure::Everything)
     }
 
-    /// Lets one connection go on that waits for the store, and one that waits for a peer. One a turn: were all let at once, the first would use the
-    /// credit up each time, and the last never publish anything.
+    /// Lets one connection go on that waits for the store, and one that waits for a peer. One a turn: were all let at
+    /// once, the first would use the credit up each time, and the last never publish anything.
     pub(super) fn resume_waiting(&mut self) {
         while self.core.store.pressure() == Pressure::None
             && let Some(connection) = self.waiting.store.pop_front()
