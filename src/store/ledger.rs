@@ -15,18 +15,27 @@ use crate::protocol::packet::PacketId;
 /// The references of one queue, in the order of the journal: `loaded`, then what the index holds up to `cold_end`, then `hot`.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Those up to `loaded_end` of which the record is in a cold segment.
+    /// Those up to `loaded_end` of which the record is in a cold segment. Where there is none, `loaded_end` may be further on:
+    /// nothing up to it is wanted.
     loaded: VecDeque<Ref>,
     loaded_end: Position,
     /// No reference of a cold segment stands behind this; those between are only in the index.
     cold_end: Position,
     /// Those whose record is in a segment that the index has not taken in.
     hot: VecDeque<Ref>,
-    /// Messages that were given up while their reference was only in the index, and the segment that says so: until the
-    /// index has taken that in, too.
-    gone: Option<Box<HashMap<MessageId, u32, RandomState>>>,
+    /// Messages that were given up, but that the index holds or will hold until it has taken in the segment that says so.
+    gone: Option<Box<HashMap<MessageId, Gone, RandomState>>>,
     /// QoS 2 deliveries of a session that are not confirmed, and the segment of their message.
     sent: Vec<(PacketId, u32)>,
+}
+
+/// A deletion that is not in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gone {
+    /// The segment that says so.
+    at: u32,
+    /// The reference was here; otherwise only the index had it, if it was there at all.
+    known: bool,
 }
 
 /// What a queue gives for a page.
@@ -77,31 +86,39 @@ impl Queue {
     }
 
     fn remove(&mut self, id: MessageId, at: u32) -> Removed {
-        if let Some(found) = take(&mut self.loaded, id).or_else(|| take(&mut self.hot, id)) {
+        if let Some((found, _)) = take(&mut self.loaded, id) {
+            return Removed::Ref(found);
+        }
+        if let Some((found, first)) = take(&mut self.hot, id) {
+            if first && self.loaded.is_empty() && !self.has_tail() {
+                self.loaded_end = self.loaded_end.max(found.position);
+            } else if found.position.segment() < at {
+                self.gone.get_or_insert_default().insert(id, Gone { at, known: true });
+            }
             return Removed::Ref(found);
         }
         // What is said first holds.
         if !self.has_tail() || self.gone.as_ref().is_some_and(|gone| gone.contains_key(&id)) {
             return Removed::Nothing;
         }
-        self.gone.get_or_insert_default().insert(id, at);
+        self.gone.get_or_insert_default().insert(id, Gone { at, known: false });
         Removed::Unknown
     }
 }
 
 /// Takes out the reference to a message. The numbers with one prefix rise along a queue, so the first above it ends the
-/// search; and what is given up mostly stands in front.
-fn take(refs: &mut VecDeque<Ref>, id: MessageId) -> Option<Ref> {
+/// search; and what is given up mostly stands in front. Whether it was the first of all.
+fn take(refs: &mut VecDeque<Ref>, id: MessageId) -> Option<(Ref, bool)> {
     let same_prefix = |other: MessageId| (other.0 ^ id.0) >> 48 == 0;
     let at = refs.iter().position(|held| same_prefix(held.id) && held.id >= id)?;
     if refs[at].id != id {
         return None;
     }
-    let found = refs.remove(at);
+    let found = refs.remove(at)?;
     if refs.is_empty() && refs.capacity() > 64 {
         *refs = VecDeque::new();
     }
-    found
+    Some((found, at == 0))
 }
 
 impl Ledger {
@@ -185,12 +202,9 @@ impl Ledger {
 
     fn remove(&mut self, queue: QueueId, id: MessageId, at: u32) -> Removed {
         let Some(queue) = self.queues.get_mut(&queue) else { return Removed::Nothing };
+        let before = queue.held();
         let removed = queue.remove(id, at);
-        match removed {
-            Removed::Ref(gone) if gone.position.segment() > self.retired => self.held -= 1,
-            Removed::Unknown => self.held += 1,
-            Removed::Ref(_) | Removed::Nothing => {}
-        }
+        self.held = self.held - before + queue.held();
         removed
     }
 
@@ -257,7 +271,7 @@ impl Ledger {
             }
             if let Some(gone) = &mut queue.gone {
                 let before = gone.len();
-                gone.retain(|_, at| *at > segment);
+                gone.retain(|_, gone| gone.at > segment);
                 self.held -= before - gone.len();
                 queue.gone.take_if(|gone| gone.is_empty());
             }
@@ -332,30 +346,36 @@ impl Ledger {
             }
             queue.loaded_end = held.position;
             match queue.gone.as_mut().and_then(|gone| gone.remove(&held.id)) {
-                Some(at) => {
+                Some(Gone { at, known }) => {
                     self.held -= 1;
-                    freed.push((held.position.segment(), at));
+                    if !known {
+                        freed.push((held.position.segment(), at));
+                    }
                 }
                 None => queue.loaded.push_back(*held),
             }
         }
         if complete || refs.last().is_some_and(|last| last.position > limit) {
-            queue.loaded_end = limit;
+            queue.loaded_end = queue.loaded_end.max(limit);
         }
         for (segment, at) in freed {
             self.free(segment, at);
         }
     }
 
-    /// The messages that `queue` gave up and only the index can say what they were.
-    pub(super) fn gone(&self) -> impl Iterator<Item = (QueueId, &HashMap<MessageId, u32, RandomState>)> {
-        self.queues.iter().filter_map(|(queue, state)| Some((*queue, state.gone.as_deref()?)))
+    /// The messages that were given up and of which only the index can say what they were.
+    pub(super) fn unknown(&self) -> Vec<(QueueId, Vec<MessageId>)> {
+        let unknown = |gone: &HashMap<MessageId, Gone, RandomState>| {
+            gone.iter().filter(|(_, gone)| !gone.known).map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        let gone = self.queues.iter().filter_map(|(queue, state)| Some((*queue, state.gone.as_deref()?)));
+        gone.map(|(queue, gone)| (queue, unknown(gone))).filter(|(_, unknown)| !unknown.is_empty()).collect()
     }
 
     /// The index does not have these either.
-    pub(super) fn never_mind(&mut self, queue: QueueId, ids: &[MessageId]) {
+    pub(super) fn never_mind(&mut self, queue: QueueId, ids: impl IntoIterator<Item = MessageId>) {
         let Some(gone) = self.queues.get_mut(&queue).and_then(|queue| queue.gone.as_mut()) else { return };
-        self.held -= ids.iter().filter(|id| gone.remove(*id).is_some()).count();
+        self.held -= ids.into_iter().filter(|id| gone.remove(id).is_some()).count();
     }
 
     /// What each queue holds in the hot journal.

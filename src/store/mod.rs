@@ -1,7 +1,7 @@
 //! The seam behind which messages and sessions become durable: a FIFO of records, the position up to which they are, and
 //! the pages by which what waits on disk comes back. What is acknowledged waits for its [`Ticket`].
 
-mod chore;
+pub mod chore;
 pub mod disk;
 pub mod encode;
 pub mod engine;
@@ -16,7 +16,7 @@ mod ledger;
 pub mod memory;
 pub mod open;
 mod packed;
-mod pages;
+pub mod pages;
 mod policy;
 pub mod record;
 pub mod recovery;

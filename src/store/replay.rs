@@ -334,28 +334,31 @@ impl Replay {
     /// Finds in the index the references that the hot journal gave up.
     fn resolve(&mut self, index: &Index) -> Result<Map<(QueueId, MessageId), Ref>, IndexError> {
         let mut found = Map::default();
-        let mut unknown = Vec::new();
-        for (queue, gone) in self.ledger.gone() {
-            let mut left = gone.len();
+        let mut unknown: Map<QueueId, HashSet<MessageId, RandomState>> = Map::default();
+        for (queue, ids) in self.ledger.unknown() {
+            unknown.insert(queue, ids.into_iter().collect());
+        }
+        // What was sent from a queue that has ended since is not the ledger's any more.
+        for sent in self.sessions.values().flat_map(|session| session.sent.values()) {
+            if sent.reference.is_none() && sent.message != MessageId(0) {
+                unknown.entry(sent.from).or_default().insert(sent.message);
+            }
+        }
+        for (queue, mut sought) in unknown {
             let mut after = None;
-            while left > 0 {
+            while !sought.is_empty() {
                 let refs = index.refs(queue, after, SLICE)?;
-                for held in refs.iter().filter(|held| gone.contains_key(&held.id)) {
-                    found.insert((queue, held.id), *held);
-                    left -= 1;
+                for held in &refs {
+                    if sought.remove(&held.id) {
+                        found.insert((queue, held.id), *held);
+                    }
                 }
                 after = refs.last().map(|last| last.position);
                 if refs.len() < SLICE {
                     break;
                 }
             }
-            if left > 0 {
-                let missing = gone.keys().filter(|id| !found.contains_key(&(queue, **id)));
-                unknown.push((queue, missing.copied().collect::<Vec<_>>()));
-            }
-        }
-        for (queue, ids) in unknown {
-            self.ledger.never_mind(queue, &ids);
+            self.ledger.never_mind(queue, sought);
         }
         Ok(found)
     }

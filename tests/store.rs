@@ -1,0 +1,44 @@
+//! The store against a simple model: whatever is pushed, asked for, acknowledged and retired, in whatever order the threads
+//! of the store get to it and however often it starts anew, each queue gives what it holds, in order, once.
+#![allow(missing_docs)]
+
+#[path = "store/driver.rs"]
+mod driver;
+#[path = "store/model.rs"]
+mod model;
+#[path = "common/sim_disk.rs"]
+mod sim_disk;
+
+use driver::{Driver, Tuning};
+use sim_disk::Outage;
+
+/// How many seeds are tried; `WEIRMQ_STORE_SEEDS` sets another number.
+fn seeds(default: u64) -> u64 {
+    std::env::var("WEIRMQ_STORE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn explore(tuning: Tuning, steps: usize) {
+    for seed in 0..seeds(30) {
+        let mut driver = Driver::new(seed, tuning);
+        for _ in 0..steps {
+            driver.act();
+        }
+        driver.restart(Outage::Power(seed));
+        driver.drain();
+    }
+}
+
+#[test]
+fn with_a_large_budget_everything_stays_in_the_journal() {
+    explore(Tuning { segment_size: 256 * 1024, journal_budget: 1 << 30, table_budget: 1 << 30 }, 400);
+}
+
+#[test]
+fn with_a_tiny_journal_everything_goes_to_the_index() {
+    explore(Tuning { segment_size: 16 * 1024, journal_budget: 16 * 1024, table_budget: 1 << 30 }, 600);
+}
+
+#[test]
+fn with_a_tiny_table_segments_are_closed_early() {
+    explore(Tuning { segment_size: 64 * 1024, journal_budget: 1 << 30, table_budget: 512 }, 600);
+}
