@@ -128,6 +128,8 @@ fn a_file_is_read_only_when_it_is_named() {
     let folder = folder();
     fs::write(folder.path().join("weirmq.toml"), "not a configuration").expect("a writable folder");
     assert_valid(&weirmq(folder.path(), &["-t"], &[]));
+    let names = fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(names, 1, "and no data is touched");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::client::*;
 use common::process::Process;
@@ -417,4 +417,101 @@ fn what_is_kept_is_named_honestly() {
     again(&mut process, End::Stop);
     assert!(!resume(&process, "c").1);
     assert!(!process.folder.path().join("weirmq-data").exists());
+}
+
+/// Ends the process, changes its data folder, and tries to start it again: what it says.
+fn spoiled(process: &mut Process, spoil: impl FnOnce(&Path)) -> String {
+    process.kill();
+    let before = process.log().len();
+    spoil(&process.folder.path().join("weirmq-data"));
+    match process.try_restart() {
+        Ok(_) => process.log()[before..].to_owned(),
+        Err(log) => {
+            let said = log[before..].to_owned();
+            assert_eq!(said.lines().count(), 1, "{said}");
+            said
+        }
+    }
+}
+
+/// The files of the data folder whose names end so, the first first.
+fn files(data: &Path, ending: &str) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(data).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut paths: Vec<_> = entries.filter(|path| path.to_string_lossy().ends_with(ending)).collect();
+    paths.sort();
+    paths
+}
+
+fn patch(file: &Path, at: &[usize], byte: u8) {
+    let mut bytes = fs::read(file).expect("readable");
+    at.iter().for_each(|at| bytes[*at] = byte);
+    fs::write(file, bytes).expect("writable");
+}
+
+#[test]
+fn a_folder_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let mut process = start();
+    leave_subscribed(&process, "c", "t", AT_LEAST);
+    let version = [8, 2048 + 8];
+    let log = spoiled(&mut process, |data| patch(&files(data, ".seg")[0], &version, 9));
+    assert!(log.contains("newer version of weirmq"), "{log}");
+    spoiled(&mut process, |data| patch(&files(data, ".seg")[0], &version, 1));
+    present(&process, "c");
+}
+
+#[test]
+fn a_segment_of_another_folder_is_refused() {
+    let (mut process, mut other) = (start(), start());
+    for process in [&process, &other] {
+        leave_subscribed(process, "c", "t", AT_LEAST);
+        let mut p = publisher(process);
+        // Several segments.
+        (0..30).for_each(|_| assert_eq!(p.publish("t", AT_LEAST, &[7; 100_000]), ReasonCode::Success));
+    }
+    other.kill();
+    let foreign = files(&other.folder.path().join("weirmq-data"), ".seg").remove(1);
+    let log = spoiled(&mut process, |data| {
+        fs::copy(foreign, &files(data, ".seg")[1]).expect("copied");
+    });
+    assert!(log.contains("belongs to another store"), "{log}");
+}
+
+#[test]
+fn an_index_that_is_none_is_refused() {
+    let mut process = start();
+    leave_subscribed(&process, "c", "t", AT_LEAST);
+    let foreign = vec![7; 100_000];
+    let log = spoiled(&mut process, |data| fs::write(data.join("index.redb"), &foreign).expect("written"));
+    assert!(log.contains("index.redb"), "{log}");
+    spoiled(&mut process, |data| fs::remove_file(data.join("index.redb")).expect("removed"));
+    present(&process, "c");
+}
+
+#[test]
+fn a_backlog_that_has_outlived_the_journal_comes_back_and_without_its_index_the_loss_is_said() {
+    // The journal of so small a store is four segments.
+    let config = CONFIG.replace("[store]\n", "[store]\nmax_size = \"64MiB\"\nreserve = \"0B\"\n");
+    let mut process = Process::start(&config, |_| {});
+    leave_subscribed(&process, "c", "t", AT_LEAST);
+    let mut p = publisher(&process);
+    let payload = |n: u32| [n.to_le_bytes().as_slice(), &[7; 50_000]].concat();
+    (0..800).for_each(|n| assert_eq!(p.publish("t", AT_LEAST, &payload(n)), ReasonCode::Success, "{n}"));
+    again(&mut process, End::Kill);
+    let index = process.folder.path().join("weirmq-data/index.redb");
+    assert!(index.exists());
+    let mut client = present(&process, "c");
+    (0..800).for_each(|n| client.expect_publish("t", &payload(n)));
+    client.ping();
+    drop(client);
+    let mut p = publisher(&process);
+    (0..400).for_each(|n| assert_eq!(p.publish("t", AT_LEAST, &payload(n)), ReasonCode::Success, "{n}"));
+    // What holds nothing that is wanted is freed, but the index knows of the session that began there.
+    let first = index.with_file_name("0000000001.seg");
+    let deadline = Instant::now() + PATIENCE;
+    while first.exists() {
+        assert!(Instant::now() < deadline, "never freed");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let log = spoiled(&mut process, |_| fs::remove_file(&index).expect("removed"));
+    assert!(log.contains("a segment of the journal is missing: what it held is lost"), "{log}");
 }
