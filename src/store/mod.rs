@@ -15,6 +15,7 @@ pub mod journal;
 mod ledger;
 pub mod memory;
 pub mod open;
+pub mod overlay;
 mod packed;
 pub mod pages;
 mod policy;
