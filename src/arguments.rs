@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::client::{PubArgs, SubArgs};
 use crate::dev_certs::DevCertsArgs;
+use crate::offline::StoreArgs;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker that keeps what bursts in until each consumer has drained it.
 ///
@@ -44,6 +45,8 @@ pub enum Command {
     Sub(Box<SubArgs>),
     /// Write a test CA, a server and a client certificate
     DevCerts(DevCertsArgs),
+    /// Look into a data folder on which no broker runs, take out what it holds, put it into another
+    Store(StoreArgs),
 }
 
 /// How the broker runs.

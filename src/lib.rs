@@ -57,6 +57,7 @@ pub mod logging;
 pub mod message;
 pub mod meter;
 pub mod net;
+pub mod offline;
 pub mod outbound;
 pub mod protocol;
 pub mod server;

@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use clap::Parser;
 use weirmq::arguments::{Arguments, Command, ServeArgs};
 use weirmq::config::Config;
-use weirmq::{client, dev_certs, logging, server};
+use weirmq::{client, dev_certs, logging, offline, server};
 
 /// The exit code of a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 3;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => client::run_pub(*args),
         Command::Sub(args) => client::run_sub(*args),
         Command::DevCerts(args) => dev_certs::run(&args, SystemTime::now()),
+        Command::Store(args) => offline::run(&args, (Instant::now(), SystemTime::now())),
     }
 }
 

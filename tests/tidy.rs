@@ -35,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &["broker", "config", "limits", "message", "net", "meter", "target", "stats", "store", "clock"],
     ),
-    ("arguments", &["client", "dev_certs"]),
+    ("offline", &["protocol", "message", "meter", "target", "limits", "session", "store", "clock"]),
+    ("arguments", &["offline", "client", "dev_certs"]),
 ];
 
 /// Where the runtime and the clock may be named.

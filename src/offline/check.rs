@@ -2,15 +2,16 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
 use super::pages::Opened;
 use super::{Failure, must_exist};
 use crate::clock::Clock;
 
 /// Whether everything that should be there is, and is sound.
-pub(super) fn run(folder: &Path, clock: Clock, out: &mut impl Write) -> Result<bool, Failure> {
+pub(super) fn run(folder: &Path, clock: Clock, now: Instant, out: &mut impl Write) -> Result<bool, Failure> {
     must_exist(folder)?;
-    let mut opened = Opened::to_look(folder, clock)?;
+    let mut opened = Opened::to_look(folder, clock, now)?;
     let restored = std::mem::take(&mut opened.restored);
     let subscriptions: usize = restored.sessions.iter().map(|session| session.subscriptions.len()).sum();
     writeln!(out, "sessions: {}, with {subscriptions} subscriptions", restored.sessions.len())?;

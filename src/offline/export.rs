@@ -16,7 +16,7 @@ use crate::store::restored::{RestoredSession, RestoredSubscription};
 /// Writes it all: sessions first, each with what waits for it, then share groups, then retained messages.
 pub(super) fn run(folder: &Path, clock: Clock, now: Instant, out: &mut impl Write) -> Result<(), Failure> {
     must_exist(folder)?;
-    let mut opened = Opened::to_look(folder, clock)?;
+    let mut opened = Opened::to_look(folder, clock, now)?;
     let sessions = std::mem::take(&mut opened.restored.sessions);
     for session in &sessions {
         write(out, &session_line(session))?;

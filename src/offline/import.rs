@@ -16,8 +16,8 @@ use crate::meter::QueueMeter;
 use crate::protocol::packet::{QoS, SubscribeOptions};
 use crate::protocol::topic;
 use crate::session::Expiry;
+use crate::store::Record;
 use crate::store::restored::Numbers;
-use crate::store::{Record, Store};
 use crate::target::{GroupTarget, Identifiers, Target};
 
 /// After so many lines, they are waited for.
@@ -34,7 +34,7 @@ pub(super) fn run(
     lines: impl BufRead,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let opened = Opened::to_change(folder, clock)?;
+    let opened = Opened::to_change(folder, clock, now)?;
     let mut import = Import::new(opened, now);
     for (index, line) in lines.lines().enumerate() {
         let (number, line) = (index + 1, line?);
@@ -138,7 +138,7 @@ impl Import {
         let queue = self.next_queue();
         let detached = Some(self.now);
         let record = Record::Session { queue, client_id: &client_id, expiry, detached, will: None };
-        self.opened.store.push(record);
+        self.opened.push(record);
         for held in subscriptions {
             self.subscription(queue, held)?;
         }
@@ -148,7 +148,8 @@ impl Import {
 
     fn subscription(&mut self, session: QueueId, held: &SubscriptionLine) -> Result<(), String> {
         let filter = &held.filter;
-        let valid = topic::parse_filter(filter).is_ok() && SubscribeOptions::from_bits(held.options).is_some();
+        let valid =
+            topic::parse_filter(filter).is_ok() && SubscribeOptions::from_bits(held.options).is_some();
         if !valid {
             return Err(format!("{filter:?} cannot be subscribed to in this way"));
         }
@@ -160,7 +161,7 @@ impl Import {
                 queue
             }
         });
-        self.opened.store.push(Record::Subscribed {
+        self.opened.push(Record::Subscribed {
             session,
             filter,
             options: held.options,
@@ -239,6 +240,6 @@ impl Import {
     }
 
     fn push(&mut self, message: &Arc<Message>, queues: &[Target], groups: &[GroupTarget]) {
-        self.opened.store.push(Record::Message { message, queues, groups, received: None, will_of: None });
+        self.opened.push(Record::Message { message, queues, groups, received: None, will_of: None });
     }
 }

@@ -28,7 +28,9 @@ pub struct StoreArgs {
 #[derive(Clone, Debug, Subcommand)]
 enum StoreCommand {
     /// Verify every record and say what is in the folder; nothing in it is changed
-    #[command(after_help = "Exit codes: 0 sound; 1 it cannot be read, or something in it is lost or not sound.")]
+    #[command(
+        after_help = "Exit codes: 0 sound; 1 it cannot be read, or something in it is lost or not sound."
+    )]
     Check {
         /// The data folder; no broker may run on it
         folder: PathBuf,
@@ -39,7 +41,9 @@ enum StoreCommand {
         folder: PathBuf,
     },
     /// Read such lines from standard input into a folder, which is made if it is missing
-    #[command(after_help = "A session or topic that the folder has already is left as it is, and its lines are refused.")]
+    #[command(
+        after_help = "A session or topic that the folder has already is left as it is, and its lines are refused."
+    )]
     Import {
         /// The data folder; no broker may run on it
         folder: PathBuf,
@@ -87,7 +91,7 @@ pub fn run(args: &StoreArgs, now: (Instant, SystemTime)) -> ExitCode {
     let clock = Clock::new(now.0, wall);
     let mut out = BufWriter::new(io::stdout().lock());
     let done = match &args.command {
-        StoreCommand::Check { folder } => check::run(folder, clock, &mut out),
+        StoreCommand::Check { folder } => check::run(folder, clock, now.0, &mut out),
         StoreCommand::Export { folder } => export::run(folder, clock, now.0, &mut out).map(|()| true),
         StoreCommand::Import { folder } => {
             import::run(folder, clock, now.0, io::stdin().lock(), &mut out).map(|()| true)

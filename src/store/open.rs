@@ -77,6 +77,8 @@ pub struct Prepared {
     pub(super) exchange: Arc<Exchange>,
     /// The clock that its records go by.
     pub clock: Clock,
+    /// What was found to be wrong with the journal.
+    pub report: Report,
 }
 
 /// Reads the folder. Nothing is created there before the first record.
@@ -125,7 +127,7 @@ pub fn prepare(
         sync: options.sync == Sync::Always,
         last: Position::new(highest, u32::MAX),
     });
-    Ok(Prepared { restored, handles, engine, exchange, clock })
+    Ok(Prepared { restored, handles, engine, exchange, clock, report: found.report })
 }
 
 fn policy(options: &StoreOptions) -> Policy {

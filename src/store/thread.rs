@@ -53,7 +53,8 @@ pub fn open(
     wakers: Vec<Waker>,
     failed: impl FnOnce(String) + Send + 'static,
 ) -> Result<Opened, OpenError> {
-    let Prepared { restored, handles, engine, exchange, clock } = prepare(disk, options, clock, wakers)?;
+    let Prepared { restored, handles, engine, exchange, clock, report: _ } =
+        prepare(disk, options, clock, wakers)?;
     let (pages, page_jobs) = channel();
     let (chores, chore_jobs) = channel();
     let failure = Arc::new(Mutex::new(None));
