@@ -71,7 +71,10 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
             let text = fs::read_to_string(&path).expect("a source file");
             let inside = path.strip_prefix(root).expect("under src");
             let first = inside.iter().next().expect("a name").to_string_lossy();
-            let is_test = path.file_stem().is_some_and(|stem| stem == "tests");
+            let is_test = path.file_stem().is_some_and(|stem| {
+                let stem = stem.to_string_lossy();
+                stem == "tests" || stem == "ramdisk" || stem.ends_with("_tests")
+            });
             let code = if is_test { "" } else { text.split("#[cfg(test)]").next().unwrap_or_default() };
             found.push(Source {
                 room: first.trim_end_matches(".rs").to_owned(),

@@ -12,10 +12,11 @@ use super::record::Stored;
 use crate::message::{MessageId, QueueId};
 use crate::protocol::packet::PacketId;
 
-/// The references of one queue, in the order of the journal: `loaded`, then what the index holds up to `cold_end`, then `hot`.
+/// The references of one queue, in the order of the journal: `loaded`, then what the index holds up to `cold_end`, then
+/// `hot`.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Those up to `loaded_end` of which the record is in a cold segment. Where there is none, `loaded_end` may be further on:
+    /// Those up to `loaded_end` of which the record is in a cold segment. Without any, `loaded_end` may be further on:
     /// nothing up to it is wanted.
     loaded: VecDeque<Ref>,
     loaded_end: Position,

@@ -12,7 +12,7 @@ use super::frame::{Frames, Key, Kind, Mark};
 use super::header::{Ending, Found, HEADER, Header, Identity};
 use super::segment::Segment;
 
-/// How much is verified at most to find sound frames behind one that is not, in bytes: a file could be made to take for ever.
+/// How much is verified at most to find sound frames behind one that is not, in bytes: a file could be made to take ages.
 const SEARCH: u64 = 1 << 30;
 
 /// The name of a segment's file.

@@ -1,3 +1,5 @@
+//! Records there and back, and bytes that are none.
+
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
