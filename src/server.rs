@@ -83,8 +83,9 @@ pub fn run(config: Config) -> Result<(), ServerError> {
             ended = server.ended.recv() => {
                 let error = ended.unwrap_or(ServerError::Broken);
                 if matches!(error, ServerError::Store(_)) {
-                    // Nothing can be acknowledged any more: there is nothing to wait for.
+                    // Nothing can be acknowledged any more: there is nothing to wait for, and nothing more to say.
                     server.threads.clear();
+                    let _known = server.stop();
                 }
                 return Err(error);
             }
