@@ -515,3 +515,30 @@ fn a_backlog_that_has_outlived_the_journal_comes_back_and_without_its_index_the_
     let log = spoiled(&mut process, |_| fs::remove_file(&index).expect("removed"));
     assert!(log.contains("a segment of the journal is missing: what it held is lost"), "{log}");
 }
+
+#[test]
+fn a_queue_that_fills_up_is_named_once_at_80_percent_and_once_when_it_is_full() {
+    let rule = "[[queue]]\nfilter = \"t/#\"\nmax_messages = 10\n[[listener]]\n";
+    let process = Process::start(&CONFIG.replace("[[listener]]\n", rule), |_| {});
+    for n in 0..3 {
+        leave_subscribed(&process, &format!("c{n}"), &format!("t/{n}"), AT_LEAST);
+    }
+    leave_subscribed(&process, "member", "$share/g/t/g", AT_LEAST);
+    let mut p = publisher(&process);
+    for topic in ["t/0", "t/1", "t/2", "t/g"] {
+        let codes: Vec<_> = (0..13).map(|_| p.publish(topic, AT_LEAST, b"x")).collect();
+        assert_eq!(codes[..10], [ReasonCode::Success; 10]);
+        assert_eq!(codes[10..], [ReasonCode::QuotaExceeded; 3]);
+    }
+    p.ping();
+    for name in ["c0", "c1", "c2", "$share/g/t/g"] {
+        for said in ["queue at 80 % of its limit", "queue full"] {
+            let named = format!("{said} queue={name} filter=\"t/#\"");
+            let deadline = Instant::now() + PATIENCE;
+            while process.log().matches(&named).count() != 1 {
+                assert!(Instant::now() < deadline, "{named}\n{}", process.log());
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
