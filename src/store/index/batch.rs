@@ -16,8 +16,13 @@ use crate::protocol::packet::PacketId;
 use crate::store::Position;
 use crate::store::record::{Stored, StoredMessage, StoredSubscription};
 
-/// References added and removed, and packet ids, that are gathered before they are written: about 16 MiB at most.
-const MOST_CHANGES: usize = 256 * 1024;
+/// Bytes of changes that are gathered before they are written, as the costs below count them.
+const MOST_CHANGES: usize = if cfg!(test) { 1 << 20 } else { 12 << 20 };
+/// What is kept of a queue, of a message, of a message in one queue more, and of anything else, in bytes and about.
+const QUEUE_COST: usize = 200;
+const MESSAGE_COST: usize = 32;
+const REFERENCE_COST: usize = 6;
+const CHANGE_COST: usize = 48;
 /// Bytes of retained messages that are gathered.
 const MOST_RETAINED: usize = 4 << 20;
 
@@ -52,6 +57,8 @@ pub struct Batch<'t> {
     tables: Tables<'t>,
     live: LiveRows,
     pending: HashMap<QueueId, Pending>,
+    /// The messages that `pending` has, in order.
+    messages: Vec<Ref>,
     sending: Vec<Sending>,
     /// Those of `sending` that are not over.
     under_way: BTreeMap<(u64, u16), usize>,
@@ -74,6 +81,7 @@ impl<'t> Batch<'t> {
             tables,
             live: LiveRows::new(segment),
             pending: HashMap::new(),
+            messages: Vec::new(),
             sending: Vec::new(),
             under_way: BTreeMap::new(),
             received: BTreeMap::new(),
@@ -136,9 +144,10 @@ impl<'t> Batch<'t> {
         let mut queues: Vec<(QueueId, Pending)> = self.pending.drain().collect();
         queues.sort_unstable_by_key(|(queue, _)| *queue);
         for (_, mut pending) in queues {
-            pending.flush(&mut self.tables, &mut self.left)?;
+            pending.flush(&mut self.tables, &self.messages, &mut self.left)?;
             self.settle()?;
         }
+        self.messages.clear();
         // What was sent without a reference is of a message that the store never had.
         self.sending.clear();
         self.under_way.clear();
@@ -185,7 +194,7 @@ impl<'t> Batch<'t> {
         Ok(match self.pending.entry(queue) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                self.changes += 1;
+                self.changes += QUEUE_COST;
                 entry.insert(Pending::load(queue, &self.tables)?)
             }
         })
@@ -221,9 +230,14 @@ impl<'t> Batch<'t> {
         if reference.shared {
             self.live.count_shared(&reference, &self.tables)?;
         }
+        let number = self.messages.len() as u32;
+        if !takers.is_empty() {
+            self.messages.push(reference);
+            self.changes += MESSAGE_COST;
+        }
         for &queue in &takers {
-            if self.queue(queue)?.add(reference) {
-                self.changes += 1;
+            if self.queue(queue)?.add(number) {
+                self.changes += REFERENCE_COST;
                 self.live.count(&reference, &self.tables)?;
             }
         }
@@ -250,14 +264,14 @@ impl<'t> Batch<'t> {
     fn remove(&mut self, queue: QueueId, id: MessageId, gone: Gone) -> Result<(), IndexError> {
         self.note_queue(queue);
         self.note_message(id);
-        self.changes += 1;
+        self.changes += CHANGE_COST;
         self.queue(queue)?.remove(id, gone);
         Ok(())
     }
 
     fn received(&mut self, session: QueueId, packet_id: PacketId, there: bool) -> Result<(), IndexError> {
         if self.queue(session)?.owner().is_some() {
-            self.changes += 1;
+            self.changes += CHANGE_COST;
             self.received.insert((session.0, packet_id.get()), there);
         }
         Ok(())
@@ -382,7 +396,7 @@ impl<'t> Batch<'t> {
         self.note_queue(queue);
         self.queue(queue)?;
         let Some(mut pending) = self.pending.remove(&queue) else { return Ok(()) };
-        pending.flush(&mut self.tables, &mut self.left)?;
+        pending.flush(&mut self.tables, &self.messages, &mut self.left)?;
         self.settle()?;
         let live = &mut self.live;
         pending.disown(&mut self.tables, |reference, tables| live.release(reference, tables))?;

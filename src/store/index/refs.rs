@@ -1,6 +1,7 @@
 //! The references of one queue: what a batch of records adds and takes away, put into the queue's pages at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use redb::ReadableTable;
 
@@ -34,7 +35,8 @@ pub struct Pending {
     owner: Option<u8>,
     refs: u64,
     bytes: u64,
-    added: Vec<Ref>,
+    /// By their numbers in the batch: a message to ten thousand queues is kept once.
+    added: Vec<u32>,
     gone: BTreeMap<MessageId, Gone>,
 }
 
@@ -58,11 +60,11 @@ impl Pending {
     }
 
     /// A message goes there; returns whether it was news.
-    pub fn add(&mut self, reference: Ref) -> bool {
-        if self.added.last().is_some_and(|last| last.position >= reference.position) {
+    pub fn add(&mut self, message: u32) -> bool {
+        if self.added.last().is_some_and(|last| *last >= message) {
             return false;
         }
-        self.added.push(reference);
+        self.added.push(message);
         true
     }
 
@@ -73,20 +75,24 @@ impl Pending {
         }
     }
 
-    /// Puts it all into the pages; `left` learns of each reference that left and for what.
-    pub fn flush(&mut self, tables: &mut Tables<'_>, left: &mut Vec<(Ref, Gone)>) -> Result<(), IndexError> {
+    /// Puts it all into the pages; `left` learns of each reference that left and for what. `messages` are the batch's.
+    pub fn flush(
+        &mut self,
+        tables: &mut Tables<'_>,
+        messages: &[Ref],
+        left: &mut Vec<(Ref, Gone)>,
+    ) -> Result<(), IndexError> {
         let Some(owner) = self.owner else { return Ok(()) };
         let before = (self.refs, self.bytes);
         let gone = &mut self.gone;
         let from = left.len();
-        if !gone.is_empty() {
-            self.added.retain(|reference| match gone.remove(&reference.id) {
-                Some(why) => {
-                    left.push((*reference, why));
-                    false
-                }
-                None => true,
-            });
+        let mut added = Vec::with_capacity(self.added.len());
+        for number in mem::take(&mut self.added) {
+            let reference = messages[number as usize];
+            match gone.remove(&reference.id) {
+                Some(why) => left.push((reference, why)),
+                None => added.push(reference),
+            }
         }
         let cancelled = left.len() - from;
         if self.refs > 0 && !self.gone.is_empty() {
@@ -97,7 +103,7 @@ impl Pending {
             self.bytes = self.bytes.saturating_sub(reference.size.into());
         }
         self.gone.clear();
-        self.append(tables)?;
+        self.append(&added, tables)?;
         if before != (self.refs, self.bytes) || tables.queues.get(self.queue)?.is_none() {
             let row: QueueRow = (owner, self.refs, self.bytes);
             tables.queues.insert(self.queue, row)?;
@@ -136,14 +142,12 @@ impl Pending {
     }
 
     /// Appends what is new: to the last page if that is small, and in new ones.
-    fn append(&mut self, tables: &mut Tables<'_>) -> Result<(), IndexError> {
-        if self.added.is_empty() {
-            return Ok(());
-        }
-        let (mut key, mut refs) = self.head(tables)?;
-        self.refs += self.added.len() as u64;
-        self.bytes += self.added.iter().map(|reference| u64::from(reference.size)).sum::<u64>();
-        refs.append(&mut self.added);
+    fn append(&mut self, added: &[Ref], tables: &mut Tables<'_>) -> Result<(), IndexError> {
+        let Some(first) = added.first() else { return Ok(()) };
+        let (mut key, mut refs) = self.head(first.position, added.len(), tables)?;
+        self.refs += added.len() as u64;
+        self.bytes += added.iter().map(|reference| u64::from(reference.size)).sum::<u64>();
+        refs.extend_from_slice(added);
         let (mut rest, mut page) = (&refs[..], Vec::new());
         while let Some(first) = rest.first() {
             if rest.len() < refs.len() {
@@ -156,9 +160,14 @@ impl Pending {
         Ok(())
     }
 
-    /// The key of the page that takes what is new, and what it has: the last page if that is small.
-    fn head(&self, tables: &Tables<'_>) -> Result<((u64, u64), Vec<Ref>), IndexError> {
-        let first = self.added[0].position;
+    /// The key of the page that takes so many new references, from `first` on, and what it has: the last page if that is
+    /// small.
+    fn head(
+        &self,
+        first: Position,
+        added: usize,
+        tables: &Tables<'_>,
+    ) -> Result<((u64, u64), Vec<Ref>), IndexError> {
         let new = ((self.queue, first.0), Vec::new());
         let last = tables.pages.range((self.queue, 0)..=(self.queue, u64::MAX))?.next_back().transpose()?;
         let Some((key, page)) = last else { return Ok(new) };
@@ -168,8 +177,7 @@ impl Pending {
         if refs.last().is_some_and(|last| last.position >= first) {
             return Err(IndexError::damaged("a reference behind the log"));
         }
-        let roomy =
-            refs.len() < page::MOST && (page.len() <= SMALL || refs.len() <= GROWTH * self.added.len());
+        let roomy = refs.len() < page::MOST && (page.len() <= SMALL || refs.len() <= GROWTH * added);
         Ok(if roomy { (key, refs) } else { new })
     }
 
