@@ -376,7 +376,7 @@ impl Engine {
                 info!(used, free, "there is room on the disk again");
             }
         }
-        if no_space {
+        if no_space && self.ledger.has_given_up() {
             // What was given up is still there until the index hears of it.
             self.upkeep.retire_to = self.upkeep.retire_to.max(self.last.segment());
         }
@@ -412,7 +412,7 @@ impl Engine {
     }
 
     fn choose(&mut self) -> Option<Task> {
-        let wants_spare = self.journal.wants_spare() && !self.upkeep.no_spare && !self.upkeep.no_space;
+        let wants_spare = self.journal.wants_spare() && !self.upkeep.no_spare;
         let retires = !self.upkeep.no_index && self.upkeep.retire_to > self.ledger.retired();
         if wants_spare && !(retires && self.upkeep.prepared) {
             return Some(Task::Spare(self.journal.spare_size()));

@@ -23,10 +23,10 @@ const HIGH_WATER: usize = 8 * 1024 * 1024;
 const FLOOD: usize = 4 * HIGH_WATER;
 
 /// A buffer that has grown larger is not kept.
-const KEPT_BUFFER: usize = 1024 * 1024;
+const KEPT_BUFFER: usize = 256 * 1024;
 
 /// How many buffers are kept.
-const KEPT_BUFFERS: usize = 64;
+const KEPT_BUFFERS: usize = 16;
 
 /// What a shard pushed in one turn.
 #[derive(Debug, Default)]

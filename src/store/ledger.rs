@@ -1,7 +1,7 @@
 //! [`Ledger`]: which references every queue holds, in memory, as of the last record that was appended. Those of the hot
 //! journal are here one by one; of those in the index only the ones that were given out, for nobody gives up others.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use super::Position;
 use super::index::{Live, Ref};
 use super::record::Stored;
+use super::refs::Refs;
 use crate::message::{MessageId, QueueId};
 use crate::protocol::packet::PacketId;
 
@@ -18,12 +19,12 @@ use crate::protocol::packet::PacketId;
 struct Queue {
     /// Those up to `loaded_end` of which the record is in a cold segment. Without any, `loaded_end` may be further on:
     /// nothing up to it is wanted.
-    loaded: VecDeque<Ref>,
+    loaded: Refs,
     loaded_end: Position,
     /// No reference of a cold segment stands behind this; those between are only in the index.
     cold_end: Position,
     /// Those whose record is in a segment that the index has not taken in.
-    hot: VecDeque<Ref>,
+    hot: Refs,
     /// Messages that were given up, but that the index holds or will hold until it has taken in the segment that says so.
     gone: Option<Box<HashMap<MessageId, Gone, RandomState>>>,
     /// QoS 2 deliveries of a session that are not confirmed, and the segment of their message.
@@ -71,6 +72,8 @@ pub(super) struct Ledger {
     cold: BTreeMap<u32, Live>,
     /// What the hot segments give up: by hot segment, how many references to each earlier one.
     freed: BTreeMap<u32, BTreeMap<u32, u64>>,
+    /// The last segment with a record that gave something up.
+    given_up: u32,
     /// Records up to this segment gave up more than can be counted: the references that the index has of queues that ended.
     uncounted: u32,
 }
@@ -87,10 +90,10 @@ impl Queue {
     }
 
     fn remove(&mut self, id: MessageId, at: u32) -> Removed {
-        if let Some((found, _)) = take(&mut self.loaded, id) {
+        if let Some((found, _)) = self.loaded.take(id) {
             return Removed::Ref(found);
         }
-        if let Some((found, first)) = take(&mut self.hot, id) {
+        if let Some((found, first)) = self.hot.take(id) {
             if first && self.loaded.is_empty() && !self.has_tail() {
                 self.loaded_end = self.loaded_end.max(found.position);
             } else if found.position.segment() < at {
@@ -105,21 +108,6 @@ impl Queue {
         self.gone.get_or_insert_default().insert(id, Gone { at, known: false });
         Removed::Unknown
     }
-}
-
-/// Takes out the reference to a message. The numbers with one prefix rise along a queue, so the first above it ends the
-/// search; and what is given up mostly stands in front. Whether it was the first of all.
-fn take(refs: &mut VecDeque<Ref>, id: MessageId) -> Option<(Ref, bool)> {
-    let same_prefix = |other: MessageId| (other.0 ^ id.0) >> 48 == 0;
-    let at = refs.iter().position(|held| same_prefix(held.id) && held.id >= id)?;
-    if refs[at].id != id {
-        return None;
-    }
-    let found = refs.remove(at)?;
-    if refs.is_empty() && refs.capacity() > 64 {
-        *refs = VecDeque::new();
-    }
-    Some((found, at == 0))
 }
 
 impl Ledger {
@@ -169,7 +157,7 @@ impl Ledger {
                 let size = u32::try_from(message.size()).unwrap_or(u32::MAX);
                 for (queue, _) in message.queues() {
                     if let Some(queue) = self.queues.get_mut(&queue) {
-                        queue.hot.push_back(Ref { position, id: message.id, size, shared: false });
+                        queue.hot.push(Ref { position, id: message.id, size, shared: false });
                         self.held += 1;
                     }
                 }
@@ -206,6 +194,7 @@ impl Ledger {
         let before = queue.held();
         let removed = queue.remove(id, at);
         self.held = self.held - before + queue.held();
+        self.given_up = at;
         removed
     }
 
@@ -239,10 +228,11 @@ impl Ledger {
     fn end(&mut self, queue: QueueId, at: u32) {
         let Some(queue) = self.queues.remove(&queue) else { return };
         self.held -= queue.held();
+        self.given_up = at;
         if queue.has_tail() {
             self.uncounted = at;
         }
-        for held in queue.loaded.iter().chain(&queue.hot) {
+        for held in queue.loaded.iter().chain(queue.hot.iter()) {
             self.free(held.position.segment(), at);
         }
         for (_, segment) in queue.sent {
@@ -263,11 +253,8 @@ impl Ledger {
         self.cold = cold.into_iter().collect();
         self.freed.retain(|at, _| *at > segment);
         for queue in self.queues.values_mut() {
-            let cold = queue.hot.partition_point(|held| held.position.segment() <= segment);
-            if let Some(last) = cold.checked_sub(1) {
-                queue.cold_end = queue.hot[last].position;
-                queue.hot.drain(..cold);
-                queue.hot.shrink_to(2 * queue.hot.len());
+            if let Some((cold, last)) = queue.hot.drop_to(Position::new(segment, u32::MAX)) {
+                queue.cold_end = last;
                 self.held -= cold;
             }
             if let Some(gone) = &mut queue.gone {
@@ -295,6 +282,11 @@ impl Ledger {
         self.cold.iter().filter(|(segment, live)| live.refs <= freed(segment)).count()
     }
 
+    /// Whether anything was given up that retiring lets go of.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up > self.retired
+    }
+
     /// Whether more of the cold segments may be dead than [`Ledger::dead`] knows of.
     pub(super) fn is_uncounted(&self) -> bool {
         self.uncounted > self.retired
@@ -311,9 +303,8 @@ impl Ledger {
         let Some(queue) = self.queues.get(&queue) else { return Selected::Refs(Vec::new(), true) };
         let mut refs = Vec::new();
         let mut bytes = 0;
-        let mut fill = |list: &VecDeque<Ref>| {
-            let start = after.map_or(0, |after| list.partition_point(|held| held.position <= after));
-            for held in list.range(start..).take_while(|held| held.position <= until) {
+        let mut fill = |list: &Refs| {
+            for held in list.behind(after).take_while(|held| held.position <= until) {
                 if bytes >= max_bytes.max(1) {
                     return true;
                 }
@@ -353,7 +344,7 @@ impl Ledger {
                         freed.push((held.position.segment(), at));
                     }
                 }
-                None => queue.loaded.push_back(*held),
+                None => queue.loaded.push(*held),
             }
         }
         if complete || refs.last().is_some_and(|last| last.position > limit) {

@@ -21,6 +21,7 @@ pub mod pages;
 mod policy;
 pub mod record;
 pub mod recovery;
+mod refs;
 mod repair;
 mod replay;
 pub mod restored;

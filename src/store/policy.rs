@@ -47,7 +47,7 @@ impl Policy {
             wanted += live.bytes.min(self.segment_size);
         }
         let waste = files - wanted;
-        waste > 3 * self.segment_size && waste > wanted && live.bytes < self.segment_size / 4
+        waste > 3 * self.segment_size && waste > wanted / 4 && live.bytes < self.segment_size / 4
     }
 }
 

@@ -386,7 +386,7 @@ impl Reader<'_> {
             queue,
             client_id: session.client_id,
             expiry: session.expiry,
-            // What is too long ago to be told is long ago in any case.
+            // What is longer ago than the clock can tell counts from now on.
             detached: session.detached.and_then(|wall| self.clock.instant(wall)),
             will: session.will,
             subscriptions: session.subscriptions.into_values().collect(),
