@@ -73,6 +73,11 @@ impl Group {
         self.queue.len()
     }
 
+    /// Those of them that are in memory.
+    pub fn in_memory(&self) -> usize {
+        self.queue.window().len()
+    }
+
     /// The bytes of memory that its members' pace is to blame for.
     pub fn buffered(&self) -> usize {
         if self.queue.is_paged() { self.queue.window().bytes() } else { 0 }

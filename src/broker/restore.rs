@@ -43,6 +43,8 @@ pub struct Share {
     pub deserted: Vec<QueueId>,
     /// The highest numbers with its prefix.
     pub numbers: Numbers,
+    /// The highest numbers of all.
+    pub old: Arc<[Numbers]>,
     /// The meters of all groups: their members hold them, too.
     pub meters: Arc<GroupMeters>,
 }
@@ -73,7 +75,8 @@ pub fn distribute(restored: Restored, shared: &Shared, rules: &[QueueRule], peer
     let since = sessions.iter().flat_map(|session| &session.subscriptions).map(|held| held.since).max();
     shared.restore_retained(retained, retained_version.max(since.unwrap_or(0)));
     let mut shares: Vec<Share> = (0..peers).map(|_| Share::default()).collect();
-    for numbers in numbers {
+    let old: Arc<[Numbers]> = numbers.into();
+    for numbers in old.iter().copied() {
         // What other shards gave stays above nothing: their prefixes are not used any more.
         if let Some(index) = numbers.prefix.checked_sub(1)
             && let Some(share) = shares.get_mut(usize::from(index))
@@ -99,6 +102,7 @@ pub fn distribute(restored: Restored, shared: &Shared, rules: &[QueueRule], peer
     let meters = Arc::new(meters);
     for share in &mut shares {
         share.meters = meters.clone();
+        share.old = old.clone();
     }
     for session in sessions {
         let home = usize::from(session_home(&session.client_id, peers).0);

@@ -104,6 +104,8 @@ impl Flusher {
         shard.flush_store();
         shell.lanes.send(shard);
         self.cut = write(&mut state, now);
+        // What could follow into the buffers has records, too.
+        state.shard.flush_store();
         shell.reap(&mut state);
         while let Some(id) = state.shard.next_resumed() {
             if let Some(socket) = state.sockets.get(id) {

@@ -231,6 +231,11 @@ impl Session {
         self.queue.len()
     }
 
+    /// Those of them that are in memory.
+    pub fn in_memory(&self) -> usize {
+        self.queue.window().len()
+    }
+
     /// What it waits for next, if it has something to send that is not durable yet.
     pub fn awaits(&self, durable: Ticket) -> Option<Ticket> {
         let held = self.link.as_ref()?.awaits();

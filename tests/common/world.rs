@@ -75,6 +75,11 @@ pub struct World {
     pub shared: Arc<Shared>,
     pub clients: Vec<Client>,
     pub limits: Arc<Limits>,
+    /// What the disk does when nobody else has anything to do; whether it did anything.
+    pub disk: Option<Box<dyn FnMut() -> bool>>,
+    /// The lane from one shard to another that is late: nothing arrives.
+    pub late_lane: Option<(usize, usize)>,
+    late: Vec<(usize, Batch)>,
 }
 
 /// Settings of a world.
@@ -155,7 +160,8 @@ impl World {
                 shard
             })
             .collect();
-        World { now, shards, stats, shared, clients: Vec::new(), limits }
+        let (disk, late_lane, late) = (None, None, Vec::new());
+        World { now, shards, stats, shared, clients: Vec::new(), limits, disk, late_lane, late }
     }
 
     /// Connects with a CONNECT of one's own. The answer waits in `received`; a refusal is the error.
@@ -286,11 +292,13 @@ impl World {
     pub fn turn(&mut self) -> bool {
         let mut busy = false;
         for index in 0..self.shards.len() {
+            self.shards[index].on_store(self.now);
             busy |= self.shards[index].has_work();
             self.shards[index].work(self.now);
             self.shards[index].flush_store();
             self.send_batches(index);
             self.flush(index);
+            self.shards[index].flush_store();
             while let Some(closed) = self.shards[index].next_closed() {
                 self.close(index, closed);
             }
@@ -301,14 +309,25 @@ impl World {
                 }
             }
         }
-        busy
+        busy || self.disk.as_mut().is_some_and(|disk| disk())
+    }
+
+    /// What was late arrives.
+    pub fn end_of_delay(&mut self) {
+        self.late_lane = None;
+        for (to, batch) in std::mem::take(&mut self.late) {
+            self.shards[to].accept_batch(batch);
+        }
+        self.run();
     }
 
     fn send_batches(&mut self, from: usize) {
         for to in 0..self.shards.len() {
             let batch: Option<Batch> = self.shards[from].take_batch(PeerId(to as u16));
-            if let Some(batch) = batch {
-                self.shards[to].accept_batch(batch);
+            match batch {
+                Some(batch) if self.late_lane == Some((from, to)) => self.late.push((to, batch)),
+                Some(batch) => self.shards[to].accept_batch(batch),
+                None => {}
             }
         }
     }

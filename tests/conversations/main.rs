@@ -5,6 +5,7 @@
 #[path = "../common"]
 mod common {
     pub mod dialogue;
+    pub mod paged_store;
     #[allow(dead_code, reason = "not every helper is needed here")]
     pub mod wire;
     pub mod world;
@@ -12,6 +13,7 @@ mod common {
 
 mod directions;
 mod overflow;
+mod paging;
 mod pressure;
 mod restart;
 mod retained;

@@ -24,6 +24,8 @@ pub struct Census {
     pub members: usize,
     /// Messages that wait in the queues of sessions and groups.
     pub queued: usize,
+    /// Those of them that are in memory.
+    pub in_memory: usize,
     /// Messages sent, or bound to be, and not acknowledged.
     pub unacknowledged: usize,
     /// Places taken in the limits of durable queues, by what they hold and by what is on its way to them.
@@ -54,6 +56,7 @@ impl Census {
             groups: self.groups + other.groups,
             members: self.members + other.members,
             queued: self.queued + other.queued,
+            in_memory: self.in_memory + other.in_memory,
             unacknowledged: self.unacknowledged + other.unacknowledged,
             reserved: self.reserved + other.reserved,
             replays: self.replays + other.replays,
@@ -81,6 +84,7 @@ impl Shard {
         for (_, session) in &self.sessions {
             census.subscriptions += session.subscriptions.len();
             census.queued += session.queued();
+            census.in_memory += session.in_memory();
             census.unacknowledged += session.unacknowledged();
             census.longest_queue = census.longest_queue.max(session.queued());
             census.reserved += session.meter.as_ref().map_or(0, |meter| meter.messages());
@@ -93,6 +97,7 @@ impl Shard {
         for group in self.groups.values() {
             census.members += group.members();
             census.queued += group.queued();
+            census.in_memory += group.in_memory();
             census.longest_queue = census.longest_queue.max(group.queued());
             census.reserved += group.reserved();
         }

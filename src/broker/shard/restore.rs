@@ -24,7 +24,8 @@ const WILL_GRACE: Duration = Duration::from_secs(30);
 impl Shard {
     /// Takes up its share. Before anything else, and before any shard serves: all of it must be in Interest by then.
     pub fn restore(&mut self, now: Instant, share: Share) {
-        let Share { sessions, groups, deserted, numbers, meters } = share;
+        let Share { sessions, groups, deserted, numbers, old, meters } = share;
+        self.core.paging.resume_above(old);
         (self.last_message, self.last_queue) = (numbers.message, numbers.queue);
         for queue in deserted {
             self.core.store.push(Record::GroupEnded(queue));
