@@ -23,6 +23,7 @@ fn explore(tuning: Tuning, steps: usize) {
         for _ in 0..steps {
             driver.act();
         }
+        driver.calm();
         driver.restart(Outage::Power(seed));
         driver.drain();
     }
@@ -30,15 +31,29 @@ fn explore(tuning: Tuning, steps: usize) {
 
 #[test]
 fn with_a_large_budget_everything_stays_in_the_journal() {
-    explore(Tuning { segment_size: 256 * 1024, journal_budget: 1 << 30, table_budget: 1 << 30 }, 400);
+    let tuning =
+        Tuning { segment_size: 256 * 1024, journal_budget: 1 << 30, table_budget: 1 << 30, crashes: false };
+    explore(tuning, 400);
 }
 
 #[test]
 fn with_a_tiny_journal_everything_goes_to_the_index() {
-    explore(Tuning { segment_size: 16 * 1024, journal_budget: 16 * 1024, table_budget: 1 << 30 }, 600);
+    let tuning =
+        Tuning { segment_size: 16 * 1024, journal_budget: 16 * 1024, table_budget: 1 << 30, crashes: false };
+    explore(tuning, 600);
 }
 
 #[test]
 fn with_a_tiny_table_segments_are_closed_early() {
-    explore(Tuning { segment_size: 64 * 1024, journal_budget: 1 << 30, table_budget: 512 }, 600);
+    let tuning =
+        Tuning { segment_size: 64 * 1024, journal_budget: 1 << 30, table_budget: 512, crashes: false };
+    explore(tuning, 600);
+}
+
+#[test]
+fn what_was_durable_outlives_a_crash_in_the_middle_of_anything() {
+    for budget in [16 * 1024, 1 << 30] {
+        let (segment_size, table_budget) = (16 * 1024, 1 << 30);
+        explore(Tuning { segment_size, journal_budget: budget, table_budget, crashes: true }, 600);
+    }
 }
