@@ -2,6 +2,8 @@
 //! of the store get to it and however often it starts anew, each queue gives what it holds, in order, once.
 #![allow(missing_docs)]
 
+#[path = "store/cases.rs"]
+mod cases;
 #[path = "store/driver.rs"]
 mod driver;
 #[path = "store/model.rs"]
