@@ -2,6 +2,8 @@
 //! of the store get to it and however often it starts anew, each queue gives what it holds, in order, once.
 #![allow(missing_docs)]
 
+#[path = "store/bytes.rs"]
+mod bytes;
 #[path = "store/cases.rs"]
 mod cases;
 #[path = "store/driver.rs"]
@@ -10,8 +12,11 @@ mod driver;
 mod model;
 #[path = "common/sim_disk.rs"]
 mod sim_disk;
+#[path = "store/threads.rs"]
+mod threads;
 
 use driver::{Driver, Tuning};
+use proptest::prelude::*;
 use sim_disk::Outage;
 
 /// How many seeds are tried; `WEIRMQ_STORE_SEEDS` sets another number.
@@ -57,5 +62,29 @@ fn what_was_durable_outlives_a_crash_in_the_middle_of_anything() {
     for budget in [16 * 1024, 1 << 30] {
         let (segment_size, table_budget) = (16 * 1024, 1 << 30);
         explore(Tuning { segment_size, journal_budget: budget, table_budget, crashes: true }, 600);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_record_or_not(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        bytes::decodes(&bytes);
+    }
+
+    #[test]
+    fn any_bytes_open_as_a_journal_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        bytes::opens(&bytes);
+    }
+
+    #[test]
+    fn a_journal_that_was_changed_gives_only_what_was_written(
+        changes in prop::collection::vec((0..6000_u16, 1..=u8::MAX, any::<u8>()), 0..6),
+    ) {
+        let change = |(at, by, end): (u16, u8, u8)| {
+            let [low, high] = at.to_le_bytes();
+            [low, high, by, end]
+        };
+        let changes: Vec<u8> = changes.into_iter().flat_map(change).collect();
+        bytes::opens_changed(&changes);
     }
 }
