@@ -35,6 +35,11 @@
 //! | a seed is a run | a shard's randomness comes from elsewhere |
 #![allow(missing_docs)]
 
+#[path = "common"]
+mod common {
+    pub mod paged_store;
+}
+
 mod simulation {
     pub mod actions;
     pub mod broker;

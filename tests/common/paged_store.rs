@@ -148,6 +148,11 @@ impl PagedStore {
         self.journal().ends.iter().map(|end| end.pages.len()).sum()
     }
 
+    /// How many pages nobody has taken.
+    pub fn pages(&self) -> usize {
+        self.journal().ends.iter().map(|end| end.pages.len() + end.released.len()).sum()
+    }
+
     /// How many pages were asked for.
     pub fn requests(&self) -> u64 {
         self.journal().requests

@@ -63,7 +63,7 @@ impl Sim {
         }));
         let stats: Vec<Arc<Stats>> = (0..plan.shards).map(|_| Arc::new(Stats::default())).collect();
         let credits = Arc::new(Credits::new(plan.shards.into()));
-        let store = SimStore::default();
+        let store = SimStore::new(plan.paged);
         let settings = |id| ShardSettings {
             id: PeerId(id),
             peers: plan.shards,
@@ -75,7 +75,7 @@ impl Sim {
             stats: stats.clone().into(),
             credits: credits.clone(),
         };
-        let shard = |id| Shard::new(settings(id), shared.clone(), Box::new(store.clone()), start);
+        let shard = |id| Shard::new(settings(id), shared.clone(), store.handle(), start);
         let shards: Vec<Shard> = (0..plan.shards).map(shard).collect();
         let mut sim = Sim {
             clients: Vec::new(),
@@ -155,6 +155,7 @@ impl Sim {
             }
         }
         self.flush(shard);
+        self.shards[shard].flush_store();
         self.notice(shard);
         self.check_bounds(shard);
     }
@@ -347,11 +348,16 @@ impl Sim {
         }
         let durable = journal.durable;
         drop(journal);
+        let model = &self.store.model;
+        while model.held_pages() > 0 && (self.draining || self.rng.u8(..100) >= self.plan.disk_lag) {
+            model.release_page();
+        }
         for shard in 0..self.shards.len() {
-            if self.told[shard] < durable && (self.draining || self.rng.bool()) {
+            let behind = self.told[shard] < durable || self.store.model.pages() > 0;
+            if behind && (self.draining || self.rng.bool()) {
                 self.told[shard] = durable;
                 self.trace.say(format_args!("shard {shard} hears that {durable} is durable"));
-                self.shards[shard].on_durable(self.now);
+                self.shards[shard].on_store(self.now);
                 self.notice(shard);
                 self.check_bounds(shard);
             }

@@ -3,6 +3,7 @@
 
 use weirmq::broker::outbox::Item;
 use weirmq::broker::shard::{Census, Shard};
+use weirmq::limits::Overflow;
 use weirmq::message::PeerId;
 use weirmq::stats::{DropReason, Stats};
 
@@ -40,7 +41,9 @@ impl Sim {
         let durable = if self.plan.rule.max_messages == 0 { u64::MAX } else { self.plan.rule.max_messages };
         let given = GROUPS.len() as u64 * u64::from(limits.max_inflight);
         let longest = durable.max(limits.transient_queue_messages as u64).saturating_add(given);
-        assert!(census.longest_queue as u64 <= longest, "a queue over {longest}: {census:?}");
+        // What is on disk is over its limit until a page has told which the oldest are.
+        let trims = self.plan.paged && self.plan.rule.overflow == Overflow::DropOldest;
+        assert!(trims || census.longest_queue as u64 <= longest, "a queue over {longest}: {census:?}");
         for to in 0..self.shards.len() {
             self.check_lane(shard, to);
         }
@@ -102,8 +105,8 @@ impl Sim {
         );
         assert_eq!(census.reserved, 0, "places are taken that nothing takes: {census:?}");
         assert_eq!(
-            self.store.journal().references(),
-            0,
+            (self.store.model.references(), self.store.model.sent()),
+            (0, 0),
             "the store holds references to what is acknowledged"
         );
     }
@@ -146,7 +149,7 @@ impl Sim {
                 );
             }
         }
-        let journal = self.store.journal();
-        assert_eq!((journal.references(), journal.queues()), (0, 0), "references and queues in the store");
+        let model = &self.store.model;
+        assert_eq!((model.references(), model.queues()), (0, 0), "references and queues in the store");
     }
 }

@@ -45,6 +45,8 @@ pub struct Plan {
     pub lane_lag: u8,
     /// How many of 100 chances the disk leaves unused.
     pub disk_lag: u8,
+    /// Durable queues keep on disk what does not fit in memory.
+    pub paged: bool,
     /// How many bytes a connection's transport holds in each direction.
     pub transport: usize,
     /// How many of 1000 client steps cut the connection.
@@ -91,6 +93,7 @@ impl Plan {
             steps: pick(rng, &[500, 2_000, 8_000]),
             lane_lag: pick(rng, &[0, 50, 90]),
             disk_lag: pick(rng, &[0, 50, 95]),
+            paged: rng.u8(..4) > 0,
             transport: pick(rng, &[64, 1_000, 100_000]),
             crashes: pick(rng, &[2, 10, 40]),
             steady_groups: rng.bool(),

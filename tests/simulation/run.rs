@@ -90,6 +90,7 @@ impl Sim {
             idle &=
                 !self.shards.iter().any(Shard::has_work) && self.lanes.values().all(|lane| lane.is_empty());
             idle &= self.told.iter().all(|told| *told == self.store.journal().pushed);
+            idle &= self.store.model.pages() == 0;
             if idle {
                 return;
             }

@@ -1,102 +1,95 @@
-//! A store whose disk lags behind: records are durable when the simulation says so. It keeps the references that a
-//! journal would keep for the queues of sessions, so that one that nobody gives up shows.
+//! A store whose disk lags behind: records are durable when the simulation says so, and pages come when it says so. What a
+//! journal would hold is in an exact model, so that a reference that nobody gives up shows, and one given up twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use weirmq::message::{MessageId, QueueId};
-use weirmq::protocol::packet::QoS;
 use weirmq::store::{Page, PageRequest, Pressure, Record, Store, Ticket};
+
+use super::super::common::paged_store::PagedStore;
 
 /// What all shards have pushed.
 #[derive(Default)]
 pub struct Journal {
     pub pushed: u64,
     pub durable: u64,
-    /// Queue of a session → messages that it owes its client.
-    references: BTreeMap<QueueId, BTreeSet<MessageId>>,
     /// By the number in its payload: where a message's record stands, the first if there are several.
     messages: BTreeMap<Vec<u8>, u64>,
-    /// Queues that a `Session` record or a group's first subscription began, and nothing has ended.
-    queues: BTreeSet<QueueId>,
 }
 
 impl Journal {
-    fn apply(&mut self, record: &Record<'_>) {
-        if let Record::Message { message, .. } = record {
-            self.messages.entry(message.payload().to_vec()).or_insert(self.pushed);
-        }
-        match record {
-            Record::Message { message, queues, .. } if message.qos > QoS::AtMostOnce => {
-                let kept = queues.iter().filter(|target| target.qos > QoS::AtMostOnce);
-                let live = kept.filter(|target| message.version == 0 || message.version > target.since);
-                for target in live.filter(|target| self.queues.contains(&target.queue)) {
-                    self.references.entry(target.queue).or_default().insert(message.id);
-                }
-            }
-            Record::Acked(queue, message) | Record::Sent { from: queue, message, .. } => {
-                self.remove(*queue, *message);
-            }
-            Record::Session { queue, .. } => {
-                self.queues.insert(*queue);
-            }
-            Record::Subscribed { group: Some(group), .. } => {
-                self.queues.insert(*group);
-            }
-            Record::SessionEnded(queue) | Record::GroupEnded(queue) => {
-                self.queues.remove(queue);
-                self.references.remove(queue);
-            }
-            _ => {}
-        }
-    }
-
-    fn remove(&mut self, queue: QueueId, message: MessageId) {
-        if let Some(messages) = self.references.get_mut(&queue) {
-            messages.remove(&message);
-            if messages.is_empty() {
-                self.references.remove(&queue);
-            }
-        }
-    }
-
     /// Whether a message with this payload is on disk, if it has a record at all.
     pub fn has(&self, payload: &[u8]) -> bool {
         self.messages.get(payload).is_none_or(|position| *position <= self.durable)
     }
-
-    /// How many references nobody has given up.
-    pub fn references(&self) -> usize {
-        self.references.values().map(BTreeSet::len).sum()
-    }
-
-    /// How many queues have not ended.
-    pub fn queues(&self) -> usize {
-        self.queues.len()
-    }
 }
 
-/// One shard's end of the journal.
-#[derive(Clone, Default)]
-pub struct SimStore(Arc<Mutex<Journal>>);
+/// The store of all shards.
+pub struct SimStore {
+    journal: Arc<Mutex<Journal>>,
+    /// What it holds, and the pages of it.
+    pub model: PagedStore,
+    paged: bool,
+}
 
 impl SimStore {
+    /// An empty one; `paged` if queues may rely on its pages.
+    pub fn new(paged: bool) -> SimStore {
+        let model = PagedStore::default();
+        model.hold_pages(true);
+        SimStore { journal: Arc::default(), model, paged }
+    }
+
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.0.lock().expect("nothing panics while it holds the journal")
+        lock(&self.journal)
+    }
+
+    /// One more shard's end.
+    pub fn handle(&self) -> Box<dyn Store> {
+        Box::new(Handle { journal: self.journal.clone(), model: self.model.handle(), paged: self.paged })
     }
 }
 
-impl Store for SimStore {
-    fn flush(&mut self) {}
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().expect("nothing panics while it holds the journal")
+}
 
-    fn has_pages(&self) -> bool {
-        false
+struct Handle {
+    journal: Arc<Mutex<Journal>>,
+    model: Box<dyn Store>,
+    paged: bool,
+}
+
+impl Store for Handle {
+    fn push(&mut self, record: Record<'_>) -> Ticket {
+        let mut journal = lock(&self.journal);
+        journal.pushed += 1;
+        let pushed = journal.pushed;
+        if let Record::Message { message, .. } = &record {
+            journal.messages.entry(message.payload().to_vec()).or_insert(pushed);
+        }
+        self.model.push(record);
+        Ticket(pushed)
     }
 
-    fn request(&mut self, _request: PageRequest) {}
+    fn flush(&mut self) {
+        self.model.flush();
+    }
+
+    fn durable(&self) -> Ticket {
+        Ticket(lock(&self.journal).durable)
+    }
+
+    fn has_pages(&self) -> bool {
+        self.paged
+    }
+
+    fn request(&mut self, request: PageRequest) {
+        self.model.request(request);
+    }
 
     fn next_page(&mut self) -> Option<Page> {
-        None
+        self.model.next_page()
     }
 
     fn pressure(&self) -> Pressure {
@@ -105,16 +98,5 @@ impl Store for SimStore {
 
     fn is_full(&self) -> bool {
         false
-    }
-
-    fn push(&mut self, record: Record<'_>) -> Ticket {
-        let mut journal = self.journal();
-        journal.pushed += 1;
-        journal.apply(&record);
-        Ticket(journal.pushed)
-    }
-
-    fn durable(&self) -> Ticket {
-        Ticket(self.journal().durable)
     }
 }
