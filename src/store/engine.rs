@@ -114,6 +114,8 @@ struct Upkeep {
     /// When the space was last looked at, and something last appended.
     looked: u64,
     worked: u64,
+    /// A cold segment to be emptied.
+    empty: Option<u32>,
     /// The index was changed since it was last compacted.
     changed: bool,
 }
@@ -306,6 +308,7 @@ impl Engine {
                 }
                 self.ledger.forget(number);
                 self.release(number);
+                self.upkeep.empty = self.emptiest();
                 self.upkeep.changed = true;
             }
             Finished::Compacted(Ok(0)) => {}
@@ -353,7 +356,7 @@ impl Engine {
             self.look_for_waste(wall);
             self.pages.retry(&self.ledger, &self.journal);
         }
-        let Upkeep { no_room, no_index, no_space, .. } = self.upkeep;
+        let &Upkeep { no_room, no_index, no_space, .. } = &self.upkeep;
         let behind = self.policy.is_far_over(hot, table);
         self.exchange.set_condition(behind, no_room || no_index || no_space);
     }
@@ -383,11 +386,18 @@ impl Engine {
     }
 
     fn look_for_waste(&mut self, wall: u64) {
+        self.upkeep.empty = self.emptiest();
         let idle = wall >= self.upkeep.worked + IDLE;
         let dead = self.ledger.dead();
         if dead > 1 || idle && (dead > 0 || self.ledger.is_uncounted()) {
             self.upkeep.retire_to = self.upkeep.retire_to.max(self.last.segment());
         }
+    }
+
+    /// The cold segment that is to be emptied, if one is. A file that is missing cannot be, and takes no room.
+    fn emptiest(&self) -> Option<u32> {
+        let cold = self.ledger.cold().iter().map(|(segment, live)| (*segment, *live));
+        self.policy.worth_emptying(cold.filter(|(segment, _)| self.journal.segment(*segment).is_some()))
     }
 
     /// The next page to read, if there is one; any number may be under way.
@@ -423,12 +433,7 @@ impl Engine {
         if self.upkeep.no_index {
             return None;
         }
-        let cold = || self.ledger.cold().values().copied();
-        let emptiest = self.ledger.cold().iter().min_by_key(|(_, live)| live.bytes);
-        if let Some((&number, &live)) = emptiest
-            && self.policy.is_worth_emptying(live, cold())
-            && let Some(segment) = self.journal.segment(number)
-        {
+        if let Some(segment) = self.upkeep.empty.take().and_then(|empty| self.journal.segment(empty)) {
             return Some(Task::Evacuate(segment));
         }
         let idle = self.upkeep.looked >= self.upkeep.worked + IDLE;
@@ -452,7 +457,7 @@ impl Engine {
 
     /// Whether it should be stepped again soon, though nobody pushes anything.
     pub fn is_restless(&self) -> bool {
-        let Upkeep { no_room, no_spare, no_index, no_space, changed, retire_to, .. } = self.upkeep;
+        let &Upkeep { no_room, no_spare, no_index, no_space, changed, retire_to, .. } = &self.upkeep;
         let waste = self.ledger.dead() > 0 || self.ledger.is_uncounted();
         let waits = no_room || no_spare || no_index || no_space;
         waits || waste || changed || retire_to > self.ledger.retired()

@@ -38,16 +38,22 @@ impl Policy {
         hot > 2 * self.journal_budget || table > 2 * self.table_budget
     }
 
-    /// Whether a cold segment is to be emptied rather than waited for: much of the cold files is waste in all, and little of
-    /// this one is wanted. A queue that is drained in order has one such at a time, and needs no help.
-    pub(super) fn is_worth_emptying(&self, live: Live, cold: impl Iterator<Item = Live>) -> bool {
+    /// Which of the cold segments is to be emptied rather than waited for, if one is: much of the cold files is waste in all,
+    /// and little of this one is wanted. A queue that is drained in order has one such at a time, and needs no help.
+    pub(super) fn worth_emptying(&self, cold: impl Iterator<Item = (u32, Live)>) -> Option<u32> {
         let (mut files, mut wanted) = (0, 0);
-        for live in cold {
+        let mut least: Option<(u32, u64)> = None;
+        for (segment, live) in cold {
             files += self.segment_size;
             wanted += live.bytes.min(self.segment_size);
+            if least.is_none_or(|(_, bytes)| live.bytes < bytes) {
+                least = Some((segment, live.bytes));
+            }
         }
         let waste = files - wanted;
-        waste > 3 * self.segment_size && waste > wanted / 4 && live.bytes < self.segment_size / 4
+        let wasteful = waste > 3 * self.segment_size && waste > wanted / 4;
+        let (segment, bytes) = least?;
+        (wasteful && bytes < self.segment_size / 4).then_some(segment)
     }
 }
 
@@ -80,11 +86,14 @@ mod tests {
 
     #[test]
     fn the_segment_at_the_head_of_a_drain_is_left_alone() {
-        let live = |bytes| Live { refs: 1, bytes };
-        let drained = [live(MIB), live(64 * MIB), live(64 * MIB)];
-        assert!(!policy().is_worth_emptying(live(MIB), drained.into_iter()));
-        let pinned = [live(MIB); 8];
-        assert!(policy().is_worth_emptying(live(MIB), pinned.into_iter()));
-        assert!(!policy().is_worth_emptying(live(63 * MIB), pinned.into_iter()));
+        let worth = |wanted: &[u64]| {
+            let cold = (1..).zip(wanted).map(|(segment, mib)| (segment, Live { refs: 1, bytes: mib * MIB }));
+            policy().worth_emptying(cold)
+        };
+        assert_eq!(worth(&[]), None);
+        assert_eq!(worth(&[1, 64, 64]), None);
+        assert_eq!(worth(&[2, 1, 2, 60, 64]), None, "three are mostly waste");
+        assert_eq!(worth(&[2, 2, 1, 2, 2]), Some(3));
+        assert_eq!(worth(&[20; 20]), None, "much of each is wanted");
     }
 }

@@ -40,8 +40,8 @@ impl Refs {
         }
     }
 
-    /// Takes out the reference to a message, and says whether it was the first of all. The numbers with one prefix rise along
-    /// a queue, so the first above it ends the search; and what is given up mostly stands in front.
+    /// Takes out the reference to a message, and says whether it was the first of all. The numbers with one prefix rise
+    /// along a queue, so the first above it ends the search; and what is given up mostly stands in front.
     pub(super) fn take(&mut self, id: MessageId) -> Option<(Ref, bool)> {
         let same_prefix = |other: MessageId| (other.0 ^ id.0) >> 48 == 0;
         for index in 0..self.blocks.len() {
@@ -133,7 +133,7 @@ mod tests {
                     _ => {
                         let limit = Position(10 * number + 5);
                         let count = model.partition_point(|held| held.position <= limit);
-                        let last = model.drain(..count).last();
+                        let last = model.drain(..count).next_back();
                         prop_assert_eq!(refs.drop_to(limit), last.map(|last| (count, last.position)));
                     }
                 }

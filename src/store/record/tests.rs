@@ -286,7 +286,7 @@ fn read_through(bytes: &[u8]) {
 #[test]
 fn ten_thousand_queues_take_at_most_four_bytes_each() {
     let sessions: Vec<Target> = (0..10_000)
-        .map(|session| target(2 << 48 | 500 + 40 * session, QoS::AtLeastOnce, false, vec![], 0))
+        .map(|session| target((2 << 48) + 500 + 40 * session, QoS::AtLeastOnce, false, vec![], 0))
         .collect();
     let message = message(plain(QoS::AtLeastOnce));
     let record =
