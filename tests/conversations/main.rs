@@ -13,7 +13,10 @@ mod common {
 
 mod directions;
 mod overflow;
+mod paged;
 mod paging;
+mod paging_groups;
+mod paging_limits;
 mod pressure;
 mod restart;
 mod retained;
