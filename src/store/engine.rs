@@ -105,8 +105,10 @@ struct Upkeep {
     retire_to: u32,
     /// No segment could be had for what was pushed.
     no_room: bool,
-    /// No spare could be prepared.
+    /// No spare could be prepared a moment ago.
     no_spare: bool,
+    /// One has been missing since: what is left is for acknowledgements.
+    short: bool,
     /// The index could not be written.
     no_index: bool,
     /// The limits on the folder or the reserve are met.
@@ -294,11 +296,15 @@ impl Engine {
             Finished::Spare(Ok(spare)) => {
                 self.journal.add_spare(spare);
                 self.upkeep.no_spare = false;
+                if std::mem::take(&mut self.upkeep.short) {
+                    info!("there is room for the journal again");
+                }
             }
             Finished::Spare(Err(error)) => {
-                // There may be room later; if there is not, what needs it will say so.
-                debug!(%error, "no spare segment could be prepared");
                 self.upkeep.no_spare = true;
+                if !std::mem::replace(&mut self.upkeep.short, true) {
+                    warn!(%error, "no room for a spare segment: messages that must be kept are refused");
+                }
             }
             Finished::Retired(number, Ok(retired)) => self.retired(number, retired),
             Finished::Evacuated(number, Ok(lost)) => {
@@ -356,9 +362,9 @@ impl Engine {
             self.look_for_waste(wall);
             self.pages.retry(&self.ledger, &self.journal);
         }
-        let &Upkeep { no_room, no_index, no_space, .. } = &self.upkeep;
+        let &Upkeep { no_room, no_index, no_space, short, .. } = &self.upkeep;
         let behind = self.policy.is_far_over(hot, table);
-        self.exchange.set_condition(behind, no_room || no_index || no_space);
+        self.exchange.set_condition(behind, no_room || no_index || no_space || short);
     }
 
     /// The oldest hot segment that may be retired.
