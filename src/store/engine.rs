@@ -357,6 +357,8 @@ impl Engine {
         if wall >= self.upkeep.looked + LOOK || wall < self.upkeep.looked {
             self.upkeep.looked = wall;
             self.upkeep.no_spare = false;
+            // A segment that was released may have become one.
+            self.upkeep.short &= self.journal.wants_spare();
             self.upkeep.no_index = false;
             self.look_at_space();
             self.look_for_waste(wall);
