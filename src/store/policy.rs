@@ -38,8 +38,8 @@ impl Policy {
         hot > 2 * self.journal_budget || table > 2 * self.table_budget
     }
 
-    /// Which of the cold segments is to be emptied rather than waited for, if one is: much of the cold files is waste in all,
-    /// and little of this one is wanted. A queue that is drained in order has one such at a time, and needs no help.
+    /// Which of the cold segments is to be emptied rather than waited for, if one is: much of the cold files is waste in
+    /// all, and little of this one is wanted. A queue that is drained in order has one such at a time, and needs no help.
     pub(super) fn worth_emptying(&self, cold: impl Iterator<Item = (u32, Live)>) -> Option<u32> {
         let (mut files, mut wanted) = (0, 0);
         let mut least: Option<(u32, u64)> = None;
