@@ -99,8 +99,6 @@ pub struct Engine {
 struct Upkeep {
     /// A chore is under way.
     busy: bool,
-    /// The last one was to prepare a spare.
-    prepared: bool,
     /// Retire every segment up to this one.
     retire_to: u32,
     /// No segment could be had for what was pushed.
@@ -420,7 +418,6 @@ impl Engine {
         }
         let task = self.choose()?;
         self.upkeep.busy = true;
-        self.upkeep.prepared = matches!(task, Task::Spare(_));
         Some(Chore {
             task,
             disk: Arc::clone(&self.disk),
@@ -432,7 +429,9 @@ impl Engine {
     fn choose(&mut self) -> Option<Task> {
         let wants_spare = self.journal.wants_spare() && !self.upkeep.no_spare;
         let retires = !self.upkeep.no_index && self.upkeep.retire_to > self.ledger.retired();
-        if wants_spare && !(retires && self.upkeep.prepared) {
+        // Retiring may give a file that can be used again, which is cheaper than a fresh one.
+        let urgent = !self.journal.has_room(self.policy.segment_size / 2);
+        if wants_spare && (urgent || !retires) {
             return Some(Task::Spare(self.journal.spare_size()));
         }
         if retires && let Some(task) = self.next_to_retire() {
@@ -480,6 +479,12 @@ impl Engine {
         while self.step(wall)? || self.unvouched {}
         if self.upkeep.no_room {
             return Err(Failure("no room on the disk for what was pushed last".to_owned()));
+        }
+        if !self.sync {
+            // Once at the end, so that the next start need not write all of it again; and that it is so.
+            self.journal.commit(true).map_err(|error| failure(&error))?;
+            self.journal.begin(wall);
+            self.journal.commit(false).map_err(|error| failure(&error))?;
         }
         Ok(())
     }

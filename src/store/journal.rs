@@ -234,6 +234,8 @@ impl Journal {
     /// Those of the disk; the segment is forgotten nevertheless, and its file removed at the next start.
     pub fn release(&mut self, number: u32) -> io::Result<()> {
         let Some(segment) = self.cold.remove(&number) else { return Ok(()) };
+        // Where nothing is ever synced, this would keep the file for ever.
+        self.dirty.retain(|dirty| dirty.number() != number);
         let wanted = self.wants_spare() && segment.file_len() == self.options.segment_size;
         let name = segment_name(number);
         // Nobody can read it, or will: this was the only way to it.

@@ -12,7 +12,7 @@ use weirmq::protocol::packet::QoS;
 use weirmq::store::disk::Disk;
 use weirmq::store::engine::{Engine, Failure};
 use weirmq::store::fifo::{JournalStore, Waker};
-use weirmq::store::open::{Prepared, StoreOptions, prepare};
+use weirmq::store::open::{Prepared, StoreOptions, Sync, prepare};
 use weirmq::store::restored::Restored;
 use weirmq::store::{Page, PageRequest, Position, Pressure, Record, Store, Ticket};
 use weirmq::target::{Identifiers, Target};
@@ -326,4 +326,20 @@ fn what_is_pushed_after_the_request_is_not_in_its_page() {
     assert!(page.last);
     assert_eq!(numbers(&page), [1]);
     assert_eq!(numbers(&store.page(Some(page.after))), [2]);
+}
+
+#[test]
+fn in_the_long_run_files_are_used_again() {
+    for sync in [Sync::Always, Sync::Os] {
+        let options = StoreOptions { sync, journal_budget: 2 * SEGMENT, ..options() };
+        let mut store = Store1::begun(1 << 30, &options);
+        for number in 1..=3000 {
+            store.publish(1000);
+            store.acknowledge(number);
+            store.settle();
+        }
+        let names = store.disk.names().expect("the disk is there");
+        let spares: Vec<&String> = names.iter().filter(|name| name.ends_with(".spare")).collect();
+        assert!(spares.iter().any(|name| !name.starts_with("fresh")), "{spares:?}");
+    }
 }
