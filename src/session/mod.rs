@@ -237,9 +237,12 @@ impl Session {
     }
 
     /// What it waits for next, if it has something to send that is not durable yet.
-    pub fn awaits(&self, durable: Ticket) -> Option<Ticket> {
+    pub fn awaits(&self, store: &dyn Store) -> Option<Ticket> {
         let held = self.link.as_ref()?.awaits();
-        held.into_iter().chain(self.inflight.awaits(durable)).min()
+        if self.inflight.all_written() {
+            return held;
+        }
+        held.into_iter().chain(self.inflight.awaits(store.durable())).min()
     }
 
     /// Whether everything that was to leave has left: a retained replay may go on.

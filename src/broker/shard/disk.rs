@@ -46,9 +46,8 @@ impl Shard {
 
     /// Lists a session that waits for the disk, unless it is listed for something earlier.
     pub(super) fn list_awaiting(&mut self, index: u32) {
-        let durable = self.core.store.durable();
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
-        let Some(ticket) = session.awaits(durable) else { return };
+        let Some(ticket) = session.awaits(self.core.store.as_ref()) else { return };
         if session.awaited == Ticket(0) || ticket < session.awaited {
             session.awaited = ticket;
             self.awaiting.0.push(Reverse((ticket, index)));
