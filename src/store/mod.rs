@@ -1,5 +1,16 @@
 //! The seam behind which messages and sessions become durable: a FIFO of records, the position up to which they are, and
 //! the pages by which what waits on disk comes back. What is acknowledged waits for its [`Ticket`].
+//!
+//! ```text
+//!  shards ──records──► fifo ──► engine ──► journal        one batch: one write, one sync, then the shards are told
+//!     ▲                           │  └──── ledger         which references each queue holds
+//!     └────── pages ◄── reader ◄──┤                       bodies from segments, or from the index
+//!                                 └──► chores ──► index   what outlives the journal; spare files
+//!
+//!  restart:  index, then the hot segments of the journal ──► replay ──► Restored, and the ledger to go on with
+//! ```
+//!
+//! Read [`engine`] first. It has no threads and no clock; [`thread`] gives it both, and so does a simulation.
 
 pub mod chore;
 pub mod disk;
