@@ -273,6 +273,11 @@ impl Client {
         frame
     }
 
+    /// Whether such a packet has come and was passed over while another was waited for.
+    pub fn has_received(&self, wanted: impl Fn(&Packet<'_>) -> bool) -> bool {
+        self.received.iter().any(|frame| wanted(&frame.packet()))
+    }
+
     /// Takes the next packet, which must come.
     #[track_caller]
     pub fn next(&mut self) -> Frame {
