@@ -160,6 +160,13 @@ impl QueueMeter {
         self.messages() > self.max_messages.load(Relaxed) || self.bytes() > self.max_bytes.load(Relaxed)
     }
 
+    /// Whether one message of `bytes` has a place beside those that the queue holds, whatever else is on its way to it:
+    /// that is newer.
+    pub fn has_place(&self, held: (u64, u64), bytes: u64) -> bool {
+        let (messages, held) = held;
+        messages < self.max_messages.load(Relaxed) && held + bytes <= self.max_bytes.load(Relaxed)
+    }
+
     /// Reserves a place for one message of `bytes`: wholly, or not at all where the queue is full and rejects. Where it
     /// drops instead, this always succeeds.
     #[must_use]

@@ -161,6 +161,13 @@ impl Group {
         }
     }
 
+    /// What the queue and the members hold: messages and bytes.
+    fn held(&self) -> (u64, u64) {
+        let sum =
+            |(messages, bytes), delivery: &Delivery| (messages + 1, bytes + delivery.message.size() as u64);
+        self.roster.given().fold((self.queue.len() as u64, self.queue.bytes()), sum)
+    }
+
     /// Applies the overflow policy; whether there is a place.
     fn make_room(&mut self, delivery: &Delivery, cx: &mut GroupContext<'_>) -> bool {
         // The place was reserved by the publisher's shard, which refuses where the rule says so.
@@ -169,6 +176,11 @@ impl Group {
             return true;
         }
         self.purge(cx);
+        if overflow == Overflow::DropNewest
+            && self.meter.has_place(self.held(), delivery.message.size() as u64)
+        {
+            return true;
+        }
         while self.meter.is_over() {
             let oldest = match overflow {
                 Overflow::DropOldest => self.queue.window_mut().pop_durable(),

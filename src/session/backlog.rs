@@ -155,6 +155,11 @@ impl Backlog {
         self.window.len() + self.tail.as_ref().map_or(0, |tail| tail.messages.max(0) as usize)
     }
 
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        (self.window.bytes() + self.tail.as_ref().map_or(0, |tail| tail.bytes.max(0) as usize)) as u64
+    }
+
     /// A page may have brought this one before it was forwarded: then it is done with, and only counted now.
     pub fn came_early(&mut self, delivery: &Delivery) -> bool {
         let Some(tail) = &mut self.tail else { return false };

@@ -127,6 +127,15 @@ impl Session {
         true
     }
 
+    /// What the queue and what is under way hold: messages and bytes.
+    fn held(&self) -> (u64, u64) {
+        let under_way = self.inflight.iter().filter_map(|slot| slot.delivery.as_ref());
+        let own = under_way.filter(|delivery| delivery.from == self.queue_id);
+        let sum =
+            |(messages, bytes), delivery: &Delivery| (messages + 1, bytes + delivery.message.size() as u64);
+        own.fold((self.queue.len() as u64, self.queue.bytes()), sum)
+    }
+
     fn fits(&self, delivery: &Delivery, cx: &Context<'_>) -> bool {
         let limits = cx.limits;
         match &self.meter {
@@ -136,7 +145,11 @@ impl Session {
                 self.queue.window().has_room(delivery.message.size(), messages as u64, bytes)
             }
             // The place was reserved by the publisher's shard, which refuses where the rule says so.
-            Some(meter) => meter.overflow() == Overflow::Reject || !meter.is_over(),
+            Some(meter) if meter.overflow() == Overflow::Reject || !meter.is_over() => true,
+            Some(meter) if meter.overflow() == Overflow::DropNewest => {
+                meter.has_place(self.held(), delivery.message.size() as u64)
+            }
+            Some(_) => false,
         }
     }
 

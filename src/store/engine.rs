@@ -114,6 +114,8 @@ struct Upkeep {
     /// When the space was last looked at, and something last appended.
     looked: u64,
     worked: u64,
+    /// What the journal took when that was last asked.
+    bytes: u64,
     /// A cold segment to be emptied.
     empty: Option<u32>,
     /// The index was changed since it was last compacted.
@@ -352,7 +354,9 @@ impl Engine {
         {
             self.upkeep.retire_to = self.upkeep.retire_to.max(oldest);
         }
-        if wall >= self.upkeep.looked + LOOK || wall < self.upkeep.looked {
+        let grown = self.journal.bytes() > self.upkeep.bytes;
+        self.upkeep.bytes = self.journal.bytes();
+        if grown || wall >= self.upkeep.looked + LOOK || wall < self.upkeep.looked {
             self.upkeep.looked = wall;
             self.upkeep.no_spare = false;
             // A segment that was released may have become one.
@@ -453,7 +457,9 @@ impl Engine {
             let table = self.ledger.bytes() > self.policy.table_budget;
             let worth = self.journal.hot_bytes() >= WORTH_SEALING.min(self.policy.segment_size / 2);
             let idle = self.upkeep.looked >= self.upkeep.worked + IDLE;
-            if !(table || worth || idle) {
+            // What was given up makes room only when the index hears of it.
+            let pressing = self.upkeep.no_space && self.ledger.has_given_up();
+            if !(table || worth || idle || pressing) {
                 return None;
             }
             self.journal.seal();

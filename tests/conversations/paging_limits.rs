@@ -201,3 +201,17 @@ fn queues_take_turns_when_the_budget_is_used_up() {
     }
     s.expect_nothing_left();
 }
+
+#[test]
+fn a_queue_that_drops_the_newest_keeps_those_that_came_first_however_many_come_at_once() {
+    for shards in [1, 2] {
+        let mut s = Paged::limited(shards, 10, Overflow::DropNewest);
+        s.away("c", "t");
+        let p = s.w.connect(V5, "p");
+        s.publish(p, 0..1_000, 100);
+        let c = s.w.resume(V5, "c");
+        assert_eq!(numbers(&s.w.drain(c)), Vec::from_iter(0..10));
+        assert_eq!(dropped(&s.w, DropReason::OverflowNewest), 990);
+        s.expect_nothing_left();
+    }
+}
