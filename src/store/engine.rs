@@ -399,7 +399,8 @@ impl Engine {
         self.upkeep.empty = self.emptiest();
         let idle = wall >= self.upkeep.worked + IDLE;
         let dead = self.ledger.dead();
-        if dead > 1 || idle && (dead > 0 || self.ledger.is_uncounted()) {
+        let much = dead as u64 * self.policy.segment_size > self.policy.journal_budget;
+        if much || idle && (dead > 0 || self.ledger.is_uncounted()) {
             self.upkeep.retire_to = self.upkeep.retire_to.max(self.last.segment());
         }
     }

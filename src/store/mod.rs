@@ -12,6 +12,7 @@
 //!
 //! Read [`engine`] first. It has no threads and no clock; [`thread`] gives it both, and so does a simulation.
 
+mod bodies;
 pub mod chore;
 pub mod disk;
 pub mod encode;

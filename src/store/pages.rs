@@ -2,13 +2,13 @@
 //! from the segments while commits go on.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracing::error;
 
+use super::bodies::Bodies;
 use super::fifo::{Exchange, Report};
 use super::index::{Index, IndexError, Ref};
 use super::journal::Journal;
@@ -207,8 +207,9 @@ impl PageJob {
 impl Read {
     fn run(mut self, context: &Context) {
         self.page.entries.reserve(self.refs.len());
+        let mut bodies = Bodies::new(&self.segments, &context.index);
         for held in &self.refs {
-            match entry(held, self.page.queue, &self.segments, context) {
+            match entry(held, self.page.queue, &mut bodies, &context.clock) {
                 Ok(Some(entry)) => self.page.entries.push(entry),
                 Ok(None) => {
                     let (segment, offset) = (held.position.segment(), held.position.offset());
@@ -235,31 +236,10 @@ impl Read {
 fn entry(
     held: &Ref,
     queue: QueueId,
-    segments: &[Arc<Segment>],
-    context: &Context,
+    bodies: &mut Bodies<'_>,
+    clock: &Clock,
 ) -> Result<Option<PageEntry>, IndexError> {
-    let Some(bytes) = record(held.position, segments, &context.index)? else { return Ok(None) };
-    let Some(Stored::Message(message)) = Stored::decode(&bytes) else { return Ok(None) };
-    Ok(message.entry(queue, &context.clock).filter(|entry| entry.message.id == held.id))
-}
-
-/// The record at a position, from its segment, of which `segments` are in order, or from the index; `None` if it is
-/// damaged or missing.
-pub(super) fn record(
-    position: Position,
-    segments: &[Arc<Segment>],
-    index: &Index,
-) -> Result<Option<Vec<u8>>, IndexError> {
-    let segment = segments.binary_search_by_key(&position.segment(), |segment| segment.number());
-    let Ok(segment) = segment else { return index.body(position) };
-    match segments[segment].record(position) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if is_damage(&error) => Ok(None),
-        Err(error) => Err(IndexError::Io(error)),
-    }
-}
-
-/// Whether what is on the disk is not sound, rather than that it cannot be read.
-fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+    let Some(bytes) = bodies.record(held.position)? else { return Ok(None) };
+    let Some(Stored::Message(message)) = Stored::decode(bytes) else { return Ok(None) };
+    Ok(message.entry(queue, clock).filter(|entry| entry.message.id == held.id))
 }

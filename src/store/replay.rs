@@ -10,11 +10,11 @@ use tracing::error;
 
 use super::PageEntry;
 use super::Position;
+use super::bodies::Bodies;
 use super::error::OpenError;
 use super::index::{Index, IndexError, Ref, SessionState};
 use super::ledger::{Ledger, Removed};
 use super::packed::COUNTED_BITS;
-use super::pages::record;
 use super::record::{Stored, StoredMessage, StoredSession, StoredSubscription};
 use super::restored::{
     Numbers, Restored, RestoredGroup, RestoredReplay, RestoredSent, RestoredSession, RestoredSubscription,
@@ -314,7 +314,7 @@ impl Replay {
         }
         let Replay { clock, ledger, sessions, groups, waiting, retained, highest, retained_version } = self;
         let waits = |queue: QueueId| waiting.get(&queue).copied().unwrap_or_default();
-        let reader = Reader { clock, index, segments, found };
+        let mut reader = Reader { clock, bodies: Bodies::new(segments, index), found };
         let mut restored = Restored { retained_version, ..Restored::default() };
         for (queue, session) in sessions {
             restored.sessions.push(reader.session(queue, session, waits(queue))?);
@@ -367,15 +367,14 @@ impl Replay {
 /// Makes sessions of what was read.
 struct Reader<'a> {
     clock: Clock,
-    index: &'a Index,
-    segments: &'a [Arc<Segment>],
+    bodies: Bodies<'a>,
     /// References that only the index has.
     found: Map<(QueueId, MessageId), Ref>,
 }
 
 impl Reader<'_> {
     fn session(
-        &self,
+        &mut self,
         queue: QueueId,
         session: Session,
         waiting: Waiting,
@@ -411,13 +410,12 @@ impl Reader<'_> {
 
     /// What was sent. If it is damaged, the client is only told to release its packet id.
     fn entry(
-        &self,
+        &mut self,
         held: &Ref,
         from: QueueId,
         subscriptions: &[RestoredSubscription],
     ) -> Result<Option<PageEntry>, IndexError> {
-        let bytes = record(held.position, self.segments, self.index)?;
-        let stored = bytes.as_deref().and_then(Stored::decode);
+        let stored = self.bodies.record(held.position)?.and_then(Stored::decode);
         let entry = match &stored {
             Some(Stored::Message(message)) if message.id == held.id => message.entry(from, &self.clock),
             _ => None,
