@@ -240,6 +240,13 @@ impl Inflight {
         self.finish_at(self.cursor)
     }
 
+    /// The slot that [`Inflight::next_unwritten`] gave will not be sent again: its PUBREL is, once `ticket` is durable.
+    pub fn release_unwritten(&mut self, ticket: Ticket) -> Option<Delivery> {
+        let slot = self.slots.get_mut(self.cursor)?;
+        (slot.step, slot.ticket) = (Step::Released, ticket);
+        slot.delivery.take()
+    }
+
     /// A new connection: everything unfinished is to be sent again, in the original order
     /// [MQTT-4.4.0-1].
     pub fn rewind(&mut self) {

@@ -344,7 +344,8 @@ impl Session {
                 return;
             }
             let Some(slot) = self.inflight.next_unwritten(durable) else { return };
-            let (packet_id, completes) = (slot.packet_id, slot.moved && self.persistent);
+            let (packet_id, recorded) = (slot.packet_id, slot.moved && self.persistent);
+            let half_done = slot.sent && slot.qos() == QoS::ExactlyOnce;
             let written = match (&slot.delivery, slot.step) {
                 (Some(delivery), Step::Published) => {
                     // [MQTT-3.3.1-1]: a repeat says so.
@@ -358,11 +359,17 @@ impl Session {
             };
             if written == Written::Yes {
                 self.inflight.written();
-            } else if let Some(delivery) = self.inflight.skip_unwritten() {
-                // [MQTT-3.1.2-25]: discarded as if its sending had been completed.
-                if completes {
-                    cx.store.push(Record::Completed(self.queue_id, packet_id));
-                }
+                continue;
+            }
+            // [MQTT-3.1.2-25]: discarded as if its sending had been completed. A client that took it at QoS 2 over an
+            // earlier connection holds its packet id until PUBREL.
+            let ended = if half_done { Record::Stepped } else { Record::Completed };
+            let ticket = if recorded { cx.store.push(ended(self.queue_id, packet_id)) } else { Ticket(0) };
+            let discarded = match half_done {
+                true => self.inflight.release_unwritten(ticket),
+                false => self.inflight.skip_unwritten(),
+            };
+            if let Some(delivery) = discarded {
                 unaccount(&delivery, cx);
                 Session::forget(self.queue_id, &self.meter, &delivery, cx);
                 cx.stats.count_drop(DropReason::TooLarge, 1);

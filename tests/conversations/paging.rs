@@ -258,6 +258,27 @@ fn a_qos_2_delivery_that_is_refused_or_too_large_is_complete() {
 }
 
 #[test]
+fn a_qos_2_delivery_that_is_too_large_when_it_is_repeated_is_released() {
+    let mut s = Paged::new(1);
+    let c = open_with(&mut s.w, "c", false, &[expiry(100)]);
+    s.w.subscribe(c, "t", QoS::ExactlyOnce);
+    let p = s.w.connect(V5, "p");
+    s.w.publish(p, "t", QoS::ExactlyOnce, &"x".repeat(200));
+    let packet_id = only_publish(&mut s.w, c).publish().packet_id.expect("QoS 2");
+    s.w.cut(c);
+    // The client may hold the packet id: given to another message, it would take that for a repeat.
+    let c = open_with(&mut s.w, "c", false, &[expiry(100), Property::MaximumPacketSize(100)]);
+    let frames = s.w.take(c);
+    assert!(
+        matches!(frames[..], [ref frame] if matches!(frame.packet(), Packet::PubRel(ack) if ack.packet_id == packet_id)),
+        "{frames:?}"
+    );
+    assert_eq!(dropped(&s.w, DropReason::TooLarge), 1);
+    s.w.send(c, &Packet::PubComp(ack_of(packet_id)));
+    s.expect_nothing_left();
+}
+
+#[test]
 fn a_retained_replay_becomes_part_of_the_queue() {
     for shards in [1, 2] {
         let mut s = Paged::new(shards);
