@@ -41,8 +41,8 @@ struct Totals {
     expired: u64,
     subscriptions: u64,
     shared_subscriptions: u64,
-    queued_messages: u64,
-    queued_bytes: u64,
+    queued_messages: i64,
+    queued_bytes: i64,
     dropped: u64,
 }
 
@@ -64,8 +64,9 @@ impl Totals {
             totals.expired += shard.expired.get();
             totals.subscriptions += shard.subscriptions.get();
             totals.shared_subscriptions += shard.shared_subscriptions.get();
-            totals.queued_messages += shard.queued_messages.get();
-            totals.queued_bytes += shard.queued_bytes.get();
+            // A page may bring a message before it is forwarded, and only then counted: a shard may be below 0 for a moment.
+            totals.queued_messages += shard.queued_messages.get().cast_signed();
+            totals.queued_bytes += shard.queued_bytes.get().cast_signed();
             totals.dropped += DropReason::ALL.iter().map(|reason| shard.dropped(*reason)).sum::<u64>();
         }
         totals
@@ -148,8 +149,8 @@ impl SysTopics {
             ("subscriptions/count", totals.subscriptions),
             ("shared_subscriptions/count", totals.shared_subscriptions),
             ("retained messages/count", retained as u64),
-            ("store/messages/count", totals.queued_messages),
-            ("store/messages/bytes", totals.queued_bytes),
+            ("store/messages/count", totals.queued_messages.max(0).cast_unsigned()),
+            ("store/messages/bytes", totals.queued_bytes.max(0).cast_unsigned()),
         ];
         let mut values = vec![
             ("$SYS/broker/version".to_owned(), format!("weirmq version {}", env!("CARGO_PKG_VERSION"))),
