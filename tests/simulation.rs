@@ -37,7 +37,8 @@
 
 #[path = "common"]
 mod common {
-    pub mod paged_store;
+    pub mod sim_disk;
+    pub mod store_model;
 }
 
 mod simulation {
@@ -47,8 +48,10 @@ mod simulation {
     pub mod client;
     pub mod connecting;
     pub mod ledger;
+    pub mod machine;
     pub mod plan;
     pub mod reading;
+    pub mod restart;
     pub mod run;
     pub mod store;
     pub mod trace;

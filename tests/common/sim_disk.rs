@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,13 +28,12 @@ pub enum Outage {
 }
 
 /// One power-on of the disk, for one process. Clones are the same disk.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SimDisk {
     shared: Arc<Mutex<State>>,
     boot: u64,
 }
 
-#[derive(Debug)]
 struct State {
     /// Handles of another boot are of a process that is gone.
     boot: u64,
@@ -53,7 +53,6 @@ struct State {
     seed: u64,
 }
 
-#[derive(Debug)]
 enum Change {
     Created(String, Arc<Mutex<Content>>),
     Renamed(String, String),
@@ -61,7 +60,7 @@ enum Change {
 }
 
 /// A file's bytes, as the process sees them and as they are on the disk for certain.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Content {
     seen: Vec<u8>,
     synced: Vec<u8>,
@@ -71,10 +70,22 @@ struct Content {
     cut: Option<usize>,
 }
 
-#[derive(Debug)]
 struct SimFile {
     disk: SimDisk,
     content: Arc<Mutex<Content>>,
+}
+
+// What is on it is nothing to be printed.
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimDisk({})", self.boot)
+    }
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimFile")
+    }
 }
 
 /// A number that looks like chance and depends on all that is given.

@@ -77,8 +77,10 @@ impl Sim {
             last_expires: None,
             marked: false,
             will: None,
+            leaked: false,
             taken: Vec::new(),
             perhaps: Vec::new(),
+            retaken: Vec::new(),
             parked: None,
             acknowledged: false,
             refused: false,
@@ -153,7 +155,7 @@ impl Sim {
         socket.send(&Packet::Publish(publish), Mark::Publish(message));
         if let Some(packet_id) = packet_id {
             socket.expects.push_back(expected_ack(qos, packet_id));
-            let sending = Sending { packet_id, message, qos, taken: false, released: false };
+            let sending = Sending { packet_id, message, qos, taken: false, boot: 0, released: false };
             self.clients[client].sending.push_back(sending);
         }
     }

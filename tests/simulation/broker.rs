@@ -3,26 +3,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use weirmq::broker::outbox::{Batch, Credits, Item};
-use weirmq::broker::retained::RetainedLimits;
-use weirmq::broker::shard::{CloseReason, Closed, ConnectionId, ReceiveState, Shard, ShardSettings};
-use weirmq::broker::shared::Shared;
+use weirmq::broker::outbox::{Batch, Item};
+use weirmq::broker::shard::{CloseReason, Closed, ConnectionId, ReceiveState, Shard};
 use weirmq::limits::Overflow;
 use weirmq::message::PeerId;
 use weirmq::outbound::Outbound;
 use weirmq::protocol::packet::{QoS, Version};
 use weirmq::protocol::reason::{ProtocolError, ReasonCode};
-use weirmq::stats::Stats;
+use weirmq::store::restored::Restored;
 
 use super::client::{Client, Left, Mark, Socket};
 use super::ledger::{Ledger, Tick, WillFate};
-use super::plan::{Plan, Role};
+use super::machine::Machine;
+use super::plan::{Backing, Plan, Role};
+use super::restart::{Broker, End, home};
 use super::store::SimStore;
 use super::trace::Trace;
+use crate::common::sim_disk::SimDisk;
+
+/// The size of the disk, in bytes.
+const DISK: u64 = 1 << 32;
 
 /// One run.
 pub struct Sim {
@@ -31,10 +34,7 @@ pub struct Sim {
     pub plan: Plan,
     pub start: Instant,
     pub now: Instant,
-    pub shards: Vec<Shard>,
-    pub stats: Vec<Arc<Stats>>,
-    pub shared: Arc<Shared>,
-    pub credits: Arc<Credits>,
+    pub broker: Broker,
     /// By sender and receiver.
     pub lanes: BTreeMap<(usize, usize), VecDeque<Batch>>,
     pub store: SimStore,
@@ -49,7 +49,13 @@ pub struct Sim {
     pub tick: Tick,
     /// The run is over: clients finish what they have begun.
     pub draining: bool,
+    /// The broker ends every connection.
+    pub stopping: bool,
+    /// PUBLISH packets that this broker has dealt with, and those that may have been repeats.
     pub taken: u64,
+    pub retaken: u64,
+    /// What earlier starts of the broker dropped, by reason.
+    pub past_drops: BTreeMap<&'static str, u64>,
 }
 
 impl Sim {
@@ -57,36 +63,15 @@ impl Sim {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::new(&mut rng);
         let start = Instant::now();
-        let shared = Arc::new(Shared::new(RetainedLimits {
-            messages: plan.limits.retained_messages,
-            bytes: plan.limits.retained_bytes,
-        }));
-        let stats: Vec<Arc<Stats>> = (0..plan.shards).map(|_| Arc::new(Stats::default())).collect();
-        let credits = Arc::new(Credits::new(plan.shards.into()));
-        let store = SimStore::new(plan.paged);
-        let settings = |id| ShardSettings {
-            id: PeerId(id),
-            peers: plan.shards,
-            seed: seed.wrapping_add(id.into()),
-            limits: Arc::new(plan.limits.clone()),
-            share_rules: plan.share_rules.clone().into(),
-            queue_rules: vec![plan.rule.clone()].into(),
-            sys_interval: Duration::ZERO,
-            stats: stats.clone().into(),
-            credits: credits.clone(),
-        };
-        let shard = |id| Shard::new(settings(id), shared.clone(), store.handle(), start);
-        let shards: Vec<Shard> = (0..plan.shards).map(shard).collect();
+        let store = SimStore::new(plan.shards.into(), plan.store != Backing::Memory, true);
+        let broker = Broker::start(&plan, seed, &store, Restored::default(), start);
         let mut sim = Sim {
             clients: Vec::new(),
             trace: Trace::new(shown),
-            told: vec![0; shards.len()],
+            told: vec![0; broker.shards.len()],
             now: start,
             start,
-            shards,
-            stats,
-            shared,
-            credits,
+            broker,
             lanes: BTreeMap::new(),
             store,
             sockets: BTreeMap::new(),
@@ -95,10 +80,19 @@ impl Sim {
             ledger: Ledger::default(),
             tick: 0,
             draining: false,
+            stopping: false,
             taken: 0,
+            retaken: 0,
+            past_drops: BTreeMap::new(),
             rng,
             plan,
         };
+        if sim.plan.store == Backing::Disk {
+            let disk = SimDisk::new(seed, DISK);
+            let started = Machine::start(disk, sim.plan.options, sim.clock(), sim.plan.shards.into());
+            let started = started.unwrap_or_else(|error| panic!("an empty disk: {error}"));
+            sim.store.run_on(started.machine, started.handles);
+        }
         sim.ledger.rejects = sim.plan.rule.overflow == Overflow::Reject && sim.plan.rule.max_messages > 0;
         for (role, version) in sim.plan.clients.clone() {
             sim.add_client(role, version);
@@ -113,15 +107,17 @@ impl Sim {
             id: format!("c{index}"),
             role,
             version,
-            shard: index % self.shards.len(),
+            shard: home(&format!("c{index}"), self.plan.shards),
             socket: None,
             session: None,
             left: None,
             sending: VecDeque::new(),
             receiving: BTreeMap::new(),
             last_id: 0,
+            wills: Vec::new(),
             will_due: None,
             retired: false,
+            haunted: false,
         });
         index
     }
@@ -133,7 +129,7 @@ impl Sim {
 
     /// One turn of a shard: inbox, own work, then lanes, then sockets.
     pub fn turn(&mut self, shard: usize) {
-        for from in 0..self.shards.len() {
+        for from in 0..self.broker.shards.len() {
             while self.draining || self.rng.u8(..100) >= self.plan.lane_lag {
                 let Some(batch) = self.lanes.get_mut(&(from, shard)).and_then(VecDeque::pop_front) else {
                     break;
@@ -144,25 +140,27 @@ impl Sim {
                     items.len(),
                     items.join(", ")
                 ));
-                self.shards[shard].accept_batch(batch);
+                self.broker.shards[shard].accept_batch(batch);
             }
         }
-        self.shards[shard].work(self.now);
-        self.shards[shard].flush_store();
-        for to in 0..self.shards.len() {
-            if let Some(batch) = self.shards[shard].take_batch(PeerId(to as u16)) {
+        self.broker.shards[shard].work(self.now);
+        self.broker.shards[shard].flush_store();
+        self.broker.shards[shard].flush_store();
+        for to in 0..self.broker.shards.len() {
+            if let Some(batch) = self.broker.shards[shard].take_batch(PeerId(to as u16)) {
                 self.lanes.entry((shard, to)).or_default().push_back(batch);
             }
         }
         self.flush(shard);
-        self.shards[shard].flush_store();
+        // What could follow into the buffers has records, too.
+        self.broker.shards[shard].flush_store();
         self.notice(shard);
         self.check_bounds(shard);
     }
 
     /// Writes what the transports take, of the connections that the shard listed and those that were full before.
     fn flush(&mut self, shard: usize) {
-        while let Some(connection) = self.shards[shard].next_dirty() {
+        while let Some(connection) = self.broker.shards[shard].next_dirty() {
             self.blocked.extend(self.socket_of(shard, connection));
         }
         let waiting: Vec<u32> = self.blocked.iter().copied().collect();
@@ -174,7 +172,7 @@ impl Sim {
             if socket.shard != shard {
                 continue;
             }
-            let Some(outbound) = self.shards[shard].outbound(socket.connection) else {
+            let Some(outbound) = self.broker.shards[shard].outbound(socket.connection) else {
                 self.blocked.remove(&id);
                 continue;
             };
@@ -182,9 +180,12 @@ impl Sim {
             if room > 0 {
                 take(outbound, room, &mut socket.outbound);
                 self.trace.say(format_args!("{room} bytes to socket {id}"));
-                self.shards[shard].flushed(self.now, socket.connection);
+                self.broker.shards[shard].flushed(self.now, socket.connection);
             }
-            if self.shards[shard].outbound(socket.connection).is_none_or(|outbound| outbound.is_empty()) {
+            if self.broker.shards[shard]
+                .outbound(socket.connection)
+                .is_none_or(|outbound| outbound.is_empty())
+            {
                 self.blocked.remove(&id);
             }
         }
@@ -192,11 +193,13 @@ impl Sim {
 
     /// Deals with the connections that a shard has let go of or lets go on.
     pub fn notice(&mut self, shard: usize) {
-        while let Some(closed) = self.shards[shard].next_closed() {
+        while let Some(closed) = self.broker.shards[shard].next_closed() {
+            // What is written last is written behind the store, too.
+            self.broker.shards[shard].flush_store();
             let id = self.socket_of(shard, closed.connection).expect("only what was connected is closed");
             self.closed(id, closed);
         }
-        while let Some(connection) = self.shards[shard].next_resumed() {
+        while let Some(connection) = self.broker.shards[shard].next_resumed() {
             if let Some(id) = self.socket_of(shard, connection) {
                 self.trace.say(format_args!("socket {id} goes on"));
                 if let Some(socket) = self.sockets.get_mut(&id) {
@@ -223,7 +226,7 @@ impl Sim {
         }
         socket.unread.extend(socket.inbound.drain(..count));
         let (shard, connection) = (socket.shard, socket.connection);
-        let received = self.shards[shard].receive(self.now, connection, &socket.unread);
+        let received = self.broker.shards[shard].receive(self.now, connection, &socket.unread);
         socket.paused = received.state == ReceiveState::Paused;
         self.trace.say(format_args!(
             "socket {id}: {} of {} bytes, {:?}",
@@ -248,7 +251,12 @@ impl Sim {
         let sending = self.clients[client].sending.iter_mut().find(|sending| sending.message == message);
         if let Some(sending) = sending {
             let repeated = std::mem::replace(&mut sending.taken, true);
+            let boot = std::mem::replace(&mut sending.boot, self.ledger.crashes.len());
             if repeated && sending.qos == QoS::ExactlyOnce {
+                if boot < self.ledger.crashes.len() {
+                    self.ledger.messages[message].retaken.push(tick);
+                    self.retaken += 1;
+                }
                 if self.ledger.rejects {
                     self.ledger.messages[message].perhaps.push(tick);
                 }
@@ -298,6 +306,7 @@ impl Sim {
         self.clients[client].left = Some(Left { at: self.now, expiry });
         if let Some((message, delay)) = will {
             let fate = match goodbye {
+                _ if self.stopping => WillFate::Waiting,
                 Some(goodbye) if !goodbye.with_will => WillFate::Cancelled,
                 _ if delay == 0 || seconds == 0 => WillFate::Published(tick, tick),
                 _ => {
@@ -323,6 +332,7 @@ impl Sim {
                 socket.keep_alive > 0 && silence >= Duration::from_millis(1500) * socket.keep_alive.into()
             }
             ReasonCode::QuotaExceeded => socket.version < Version::V5 && self.plan.rule.max_messages > 0,
+            ReasonCode::ServerShuttingDown => self.stopping,
             _ => false,
         };
         assert!(allowed, "socket {id} of client {} closed: {error}", socket.client);
@@ -338,42 +348,87 @@ impl Sim {
         session.ended = tick;
     }
 
-    /// The disk gets on, and perhaps a shard hears of it.
-    pub fn disk(&mut self) {
-        let mut journal = self.store.journal();
-        if self.draining || self.rng.u8(..100) >= self.plan.disk_lag {
-            let behind = journal.pushed - journal.durable;
-            let steps = if self.draining { behind } else { self.rng.u64(..=behind) };
-            journal.durable += steps;
+    /// The disk gets on, and perhaps a shard hears of it. Whether nothing is left to do.
+    pub fn disk(&mut self) -> bool {
+        let Some(idle) = self.drive() else { return false };
+        for shard in 0..self.broker.shards.len() {
+            let mut journal = self.store.journal();
+            let page = (self.draining || self.rng.u8(..4) == 0) && journal.send_page(shard);
+            let durable = journal.durable(shard);
+            let told = std::mem::replace(&mut self.told[shard], durable);
+            drop(journal);
+            if !(self.draining || self.rng.bool()) {
+                self.told[shard] = told;
+                continue;
+            }
+            if page || told < durable {
+                self.trace.say(format_args!("shard {shard} hears that {durable} is durable, page {page}"));
+            }
+            self.broker.shards[shard].on_store(self.now);
+            self.notice(shard);
+            self.check_bounds(shard);
         }
-        let durable = journal.durable;
-        drop(journal);
-        let model = &self.store.model;
-        while model.held_pages() > 0 && (self.draining || self.rng.u8(..100) >= self.plan.disk_lag) {
-            model.release_page();
-        }
-        for shard in 0..self.shards.len() {
-            let behind = self.told[shard] < durable || self.store.model.pages() > 0;
-            if behind && (self.draining || self.rng.bool()) {
-                self.told[shard] = durable;
-                self.trace.say(format_args!("shard {shard} hears that {durable} is durable"));
-                self.shards[shard].on_store(self.now);
-                self.notice(shard);
-                self.check_bounds(shard);
+        idle
+    }
+
+    /// The store gets on; whether it has nothing left to do. `None` if it went down, and there is another broker now.
+    fn drive(&mut self) -> Option<bool> {
+        let lags = !self.draining && self.rng.u8(..100) < self.plan.disk_lag;
+        let store = self.store.clone();
+        let mut journal = store.journal();
+        let Some(machine) = &mut journal.machine else {
+            let behind = journal.under_way();
+            if !lags {
+                journal.commit(if self.draining { behind } else { self.rng.u64(..=behind) });
+            }
+            return Some(true);
+        };
+        let mut worked = true;
+        let what = match self.rng.u8(..4) {
+            _ if self.draining => 4,
+            2 if lags => 0,
+            what => what,
+        };
+        let mut failed = None;
+        if matches!(what, 2..) {
+            match machine.step(self.now) {
+                Ok(any) => worked = any,
+                Err(failure) => failed = Some(failure),
             }
         }
+        if matches!(what, 0 | 4) {
+            while machine.read_page() && self.draining {}
+        }
+        if matches!(what, 1 | 4)
+            && let Some(chore) = machine.do_chore()
+        {
+            worked = true;
+            self.trace.say(format_args!("a chore is done: {chore}"));
+        }
+        let idle = !worked && !machine.has_work();
+        let down = machine.disk.is_down();
+        journal.note_durable();
+        drop(journal);
+        if down {
+            self.trace.say(format_args!("the disk goes down"));
+            self.restart(End::Crash);
+            return None;
+        }
+        assert_eq!(failed, None, "the store fails, though the disk works");
+        Some(idle)
     }
 
     /// Time passes, and what falls due on the way happens.
     pub fn pass(&mut self, by: Duration) {
         let end = self.now + by;
         loop {
-            let next = self.shards.iter().filter_map(Shard::next_timeout).min().filter(|at| *at <= end);
+            let next =
+                self.broker.shards.iter().filter_map(Shard::next_timeout).min().filter(|at| *at <= end);
             self.now = next.unwrap_or(end).max(self.now);
-            for shard in 0..self.shards.len() {
-                if self.shards[shard].next_timeout().is_some_and(|at| at <= self.now) {
+            for shard in 0..self.broker.shards.len() {
+                if self.broker.shards[shard].next_timeout().is_some_and(|at| at <= self.now) {
                     self.trace.say(format_args!("shard {shard}: timeout at {:?}", self.now - self.start));
-                    self.shards[shard].on_timeout(self.now);
+                    self.broker.shards[shard].on_timeout(self.now);
                     self.notice(shard);
                     self.check_bounds(shard);
                 }

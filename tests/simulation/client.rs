@@ -29,9 +29,13 @@ pub struct Client {
     /// QoS 2 messages received and not released.
     pub receiving: BTreeMap<PacketId, usize>,
     pub last_id: u16,
-    /// A will that is due unless it comes back in time.
+    /// The wills of its connections since the last one that it has read the CONNACK of.
+    pub wills: Vec<(u32, usize)>,
     /// It is gone for good.
     pub retired: bool,
+    /// A crash may have brought a session back that it has thrown away: it must do so again.
+    pub haunted: bool,
+    /// A will that is due unless it comes back in time.
     pub will_due: Option<(usize, Instant, Tick)>,
 }
 
@@ -55,8 +59,10 @@ pub struct Sending {
     pub packet_id: PacketId,
     pub message: usize,
     pub qos: QoS,
-    /// The broker has taken it in this session: a repeat is the same message.
+    /// The broker has taken it in this session: a repeat is the same message, unless the broker crashed since its start
+    /// of this number.
     pub taken: bool,
+    pub boot: usize,
     /// PUBREC has come.
     pub released: bool,
 }
@@ -92,6 +98,8 @@ pub enum Mark {
 /// One connection, from both ends.
 pub struct Socket {
     pub client: usize,
+    /// The session in the ledger.
+    pub session: usize,
     pub shard: usize,
     pub connection: ConnectionId,
     pub version: Version,

@@ -77,7 +77,7 @@ impl Sim {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let attach = Attach { connect: &connect, client_id: &id, assigned: false, address };
         let connection =
-            self.shards[shard].connect(self.now, attach).expect("a client that does nothing wrong");
+            self.broker.shards[shard].connect(self.now, attach).expect("a client that does nothing wrong");
         // Of a connection that was taken over; its session may be over with it.
         self.notice(shard);
         let resumed = self.settle_session(client, &wishes);
@@ -99,6 +99,7 @@ impl Sim {
         };
         let socket = Socket {
             client,
+            session: self.clients[client].session.expect("settled above"),
             shard,
             connection,
             version,
@@ -138,6 +139,7 @@ impl Sim {
             receive_maximum: usize::from(server.receive_maximum),
             resends,
         };
+        self.clients[client].wills.extend(socket.will.map(|(message, _)| (id, message)));
         self.sockets.insert(id, socket);
         self.clients[client].socket = Some(id);
     }
@@ -148,6 +150,7 @@ impl Sim {
         let rng = &mut self.rng;
         let (clean, mut expiry) = match role {
             _ if self.clients[client].retired => (true, 0),
+            Role::Drifter if self.clients[client].haunted => (true, [0, 30, 100_000][rng.usize(..3)]),
             Role::Keeper | Role::Worker { persistent: true, .. } => (false, u32::MAX - 1),
             Role::Worker { persistent: false, .. } => (true, 0),
             Role::Drifter if self.draining => (false, 100_000),
@@ -189,8 +192,11 @@ impl Sim {
         let Some((message, due, since)) = self.clients[client].will_due.take() else { return };
         let tick = self.next_tick();
         let ends = clean || self.clients[client].left.is_some_and(|left| left.is_over(self.now));
-        let fate =
-            if self.now >= due || ends { WillFate::Published(since, tick) } else { WillFate::Cancelled };
+        let fate = match self.now >= due || ends {
+            true => WillFate::Published(since, tick),
+            false if self.ledger.messages[message].leaked => WillFate::Perhaps,
+            false => WillFate::Cancelled,
+        };
         self.ledger.messages[message].will = Some(fate);
     }
 
@@ -214,7 +220,10 @@ impl Sim {
         };
         self.clients[client].forget();
         self.clients[client].session = Some(self.ledger.sessions.len());
-        self.ledger.sessions.push(Session::new(client, wishes.expiry > 0, limited, group));
+        let queue = self.store.journal().queue_of(&self.clients[client].id).filter(|_| wishes.expiry > 0);
+        assert!(wishes.expiry == 0 || queue.is_some(), "no record of a session");
+        self.ledger.sessions.push(Session::new(client, queue, limited, group));
+        self.clients[client].haunted = false;
         false
     }
 
@@ -245,7 +254,7 @@ impl Sim {
         self.feed(id, count);
         if let Some(socket) = self.sockets.get(&id).filter(|socket| !socket.closed) {
             let shard = socket.shard;
-            self.shards[shard].disconnected(self.now, socket.connection);
+            self.broker.shards[shard].disconnected(self.now, socket.connection);
             self.notice(shard);
         }
     }

@@ -2,8 +2,9 @@
 //! each delivery when it is seen, and at the end what is missing.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use weirmq::message::QueueId;
 use weirmq::protocol::packet::{Publish, QoS, SubscribeOptions};
 use weirmq::protocol::properties::Property;
 use weirmq::protocol::topic;
@@ -29,10 +30,14 @@ pub struct Message {
     /// It carries a User Property.
     pub marked: bool,
     pub will: Option<WillFate>,
+    /// A crash has undone its publishing, but not that it was seen.
+    pub leaked: bool,
     /// When the broker took it, once or, for a QoS 1 message sent again, several times.
     pub taken: Vec<Tick>,
     /// When the broker took it again at QoS 2: then, if it had refused it before and the answer was lost.
     pub perhaps: Vec<Tick>,
+    /// When the broker took it again at QoS 2 after a crash: then, if the record of it was lost.
+    pub retaken: Vec<Tick>,
     /// It may have waited from when it was taken until it was acknowledged: then this is when that was, or never.
     pub parked: Option<Tick>,
     pub acknowledged: bool,
@@ -46,6 +51,8 @@ pub struct Message {
 pub enum WillFate {
     /// Its client is connected, or its delay has not passed.
     Waiting,
+    /// A crash came, and nobody can know.
+    Perhaps,
     /// It must never be seen.
     Cancelled,
     /// It was published between these moments.
@@ -76,6 +83,12 @@ pub enum Term {
 pub struct Session {
     pub client: usize,
     pub persistent: bool,
+    /// Its queue, if it is persistent.
+    pub queue: Option<QueueId>,
+    /// Its client has read a CONNACK of it.
+    pub told: bool,
+    /// Its client has read a CONNACK of a session after it: it cannot come back.
+    pub buried: bool,
     pub alive: bool,
     pub connections: u32,
     /// Some connection of it took small packets only.
@@ -92,8 +105,8 @@ pub struct Session {
     /// The latest that came as a retained message, by topic.
     pub retained: BTreeMap<String, usize>,
     seen: BTreeMap<usize, Seen>,
-    /// The latest that it has seen, by publisher, topic, and whether at QoS 0.
-    newest: BTreeMap<(usize, String, bool), Tick>,
+    /// The latest that it has seen, by publisher, topic and QoS.
+    newest: BTreeMap<(usize, String, QoS), Tick>,
 }
 
 #[derive(Default)]
@@ -102,7 +115,10 @@ struct Seen {
     first: usize,
     /// As a retained message of a new subscription.
     replayed: usize,
-    any: bool,
+    /// Either, at QoS 2.
+    exactly: usize,
+    /// Since which start of the broker it was last seen.
+    boot: Option<usize>,
 }
 
 /// A PUBLISH that a client has read.
@@ -125,6 +141,10 @@ pub struct Ledger {
     pub rejects: bool,
     /// Share groups that had a member at QoS 0.
     pub lossy: Vec<usize>,
+    /// When the broker crashed.
+    pub crashes: Vec<Tick>,
+    /// How far the wall clock was set back: so much time, at most, has not passed for what expires.
+    pub set_back: Duration,
 }
 
 /// A message that a session is owed and has not seen.
@@ -143,10 +163,13 @@ struct Expected {
 }
 
 impl Session {
-    pub fn new(client: usize, persistent: bool, limited: bool, group: Option<usize>) -> Session {
+    pub fn new(client: usize, queue: Option<QueueId>, limited: bool, group: Option<usize>) -> Session {
         Session {
             client,
-            persistent,
+            persistent: queue.is_some(),
+            queue,
+            told: false,
+            buried: false,
             alive: true,
             connections: 1,
             limited,
@@ -200,9 +223,10 @@ impl Session {
     /// How a message to a topic that is never retained must arrive, if the client can know: no matching subscription
     /// was under change when it was taken, or later.
     fn expected(&self, message: &Message, own: bool) -> Option<Option<Expected>> {
-        let ([taken], [], None) = (&message.taken[..], &message.perhaps[..], message.parked) else {
+        let ([taken], None) = (&message.taken[..], message.parked) else { return None };
+        if message.times() > 1 {
             return None;
-        };
+        }
         let mut expected: Option<Expected> = None;
         for (_, terms) in self.matching(&message.topic) {
             match Session::term_at(terms, *taken) {
@@ -240,7 +264,7 @@ impl Ledger {
             what
         );
         assert_ne!(message.will, Some(WillFate::Cancelled), "a will that was cancelled: {}", what);
-        check_properties(message, publish, sighting.connected, &what);
+        self.check_properties(message, publish, sighting.connected, &what);
         let session = &self.sessions[number];
         assert!(session.matching(topic).next().is_some(), "no subscription ever matched: {}", what);
         assert!(
@@ -262,43 +286,85 @@ impl Ledger {
         }
     }
 
+    fn check_properties(&self, message: &Message, publish: &Publish<'_>, connected: Instant, what: &str) {
+        let mut marked = None;
+        for property in publish.properties.iter() {
+            match property {
+                Property::UserProperty(_, value) => marked = Some(value.len()),
+                Property::MessageExpiryInterval(seconds) => {
+                    let expires = message.last_expires.expect("an expiry that nobody asked for");
+                    let most = (expires + self.set_back).saturating_duration_since(connected).as_secs() + 1;
+                    assert!(u64::from(seconds) <= most, "{seconds} s, but at most {most} are left: {what}");
+                    // One at QoS 2 that is bound to a packet id waits for the disk before it leaves.
+                    let started = publish.dup || publish.qos == QoS::ExactlyOnce;
+                    assert!(seconds > 0 || started, "sent for the first time when it had expired: {what}");
+                }
+                Property::SubscriptionIdentifier(_) | Property::TopicAlias(_) => {}
+                other => panic!("{other:?} is not of the publisher's: {what}"),
+            }
+        }
+        assert!(marked.is_none() || message.marked, "a User Property that nobody set: {what}");
+    }
+
     /// QoS 2 exactly once; below that, a repeat says DUP.
     fn see_once(&mut self, sighting: &Sighting<'_>, retained: bool, what: &str) {
         let Sighting { session, message: index, publish, .. } = *sighting;
         let message = &self.messages[index];
-        let times = message.times();
+        // That it was seen below QoS 2 is not stored: after a crash it may be sent again as if for the first time.
+        let (times, once) = (message.times() + self.crashes_since(message), message.times_certain());
         let seen = self.sessions[session].seen.entry(index).or_default();
         let exactly = publish.qos == QoS::ExactlyOnce;
         let replayed = publish.retain && (retained || message.will.is_some());
+        seen.exactly += usize::from(exactly);
         if replayed {
             seen.replayed += usize::from(exactly || !publish.dup);
         } else if exactly || !publish.dup {
             seen.first += 1;
             assert!(seen.first <= times, "seen {} times, published {times} times: {what}", seen.first);
+            let exactly = seen.exactly.saturating_sub(seen.replayed);
+            assert!(exactly <= once, "seen {exactly} times at QoS 2, published {once} times: {what}");
         }
-        let all = seen.first + seen.replayed;
+        let (all, exactly) = (seen.first + seen.replayed, seen.exactly);
         let session = &self.sessions[session];
         // With one subscription, a value comes either live or by its replay.
         if retained && session.resubscribed == 0 && session.matching(&message.topic).count() == 1 {
-            assert!(all <= times, "live and by replay: {what}");
+            assert!(all <= times && exactly <= once, "live and by replay: {what}");
         }
     }
 
-    /// Per publisher, topic and class of QoS, never an older one after a newer one.
+    /// How often the broker crashed since it took a message.
+    fn crashes_since(&self, message: &Message) -> usize {
+        let taken = message.taken.first().copied().unwrap_or_default();
+        self.crashes.iter().filter(|crash| **crash > taken).count()
+    }
+
+    /// Per publisher and topic, never an older one after a newer one. At QoS 0 this holds apart from the others; and what
+    /// was sent at QoS 2 before a crash comes again before what was at QoS 1, of which the broker cannot know.
     fn see_in_order(&mut self, sighting: &Sighting<'_>, retained: bool, what: &str) {
         let Sighting { session, message: index, publish, .. } = *sighting;
         let message = &self.messages[index];
+        let crashed = self.crashes_since(message) > 0;
         let session = &mut self.sessions[session];
         let seen = session.seen.entry(index).or_default();
-        let repeat = std::mem::replace(&mut seen.any, true) && (publish.dup || !retained);
+        let before = seen.boot.replace(self.crashes.len());
+        let again = before.is_some_and(|boot| boot < self.crashes.len());
+        let repeat = before.is_some() && (publish.dup || !retained || again);
         let Some(first) = message.taken.first() else { return };
-        let last = message.taken.iter().chain(&message.perhaps).max().unwrap_or(first);
+        let last =
+            message.taken.iter().chain(&message.perhaps).chain(&message.retaken).max().unwrap_or(first);
         if repeat || (retained && *last < session.resubscribed) {
             return;
         }
-        let key = (message.publisher, message.topic.clone(), publish.qos == QoS::AtMostOnce);
-        let newest = session.newest.entry(key).or_default();
-        assert!(*last >= *newest, "an older message after a newer one of its publisher: {what}");
+        let key = |qos| (message.publisher, message.topic.clone(), qos);
+        let other = match publish.qos {
+            QoS::AtLeastOnce if !crashed => QoS::ExactlyOnce,
+            QoS::ExactlyOnce if !crashed => QoS::AtLeastOnce,
+            same => same,
+        };
+        let newest = |qos| session.newest.get(&key(qos)).copied().unwrap_or_default();
+        let newest = newest(publish.qos).max(newest(other));
+        assert!(*last >= newest, "an older message after a newer one of its publisher: {what}");
+        let newest = session.newest.entry(key(publish.qos)).or_default();
         *newest = (*newest).max(*first);
     }
 
@@ -329,8 +395,9 @@ impl Ledger {
     fn see_in_group(&mut self, sighting: &Sighting<'_>, what: &str) {
         let publish = sighting.publish;
         let group = self.sessions[sighting.session].group.expect("asked before");
+        let crashes = self.crashes_since(&self.messages[sighting.message]);
         let message = &mut self.messages[sighting.message];
-        let times = message.times();
+        let (times, once) = (message.times() + crashes, message.times_certain());
         let fate = message.groups.entry(group).or_default();
         // At QoS 0 nothing can say that it is a repeat.
         fate.first_seen += usize::from(!publish.dup && publish.qos > QoS::AtMostOnce);
@@ -338,7 +405,7 @@ impl Ledger {
         if publish.qos == QoS::ExactlyOnce {
             *fate.seen_exactly.entry(sighting.session).or_default() += 1;
             let given = fate.seen_exactly.values().map(|seen| 1.max(*seen)).sum::<usize>();
-            assert!(given <= times, "given {given} times at QoS 2: {what}");
+            assert!(given <= once, "given {given} times at QoS 2: {what}");
         }
         fate.done |= publish.qos == QoS::AtMostOnce;
     }
@@ -346,6 +413,7 @@ impl Ledger {
     /// A client has refused a message at QoS 2: if its PUBREC is lost, it will see it again.
     pub fn refuse(&mut self, session: usize, message: usize) {
         if let Some(seen) = self.sessions[session].seen.get_mut(&message) {
+            seen.exactly = seen.exactly.saturating_sub(1);
             if seen.first > 0 {
                 seen.first -= 1;
             } else {
@@ -374,10 +442,10 @@ impl Ledger {
         for (number, session) in self.sessions.iter().enumerate().filter(|(_, session)| session.alive) {
             for (index, message) in self.messages.iter().enumerate() {
                 let exempt = !message.is_owed(now) || (session.limited && message.is_large());
-                if exempt || session.seen.get(&index).is_some_and(|seen| seen.any) {
+                if exempt || session.seen.contains_key(&index) {
                     continue;
                 }
-                let Some((from, to)) = message.window(self.rejects) else { continue };
+                let Some((from, to)) = self.window(message) else { continue };
                 let owed = session.owed(message, message.session == number, from, to);
                 if owed.is_some_and(|qos| qos > QoS::AtMostOnce) {
                     let Message { topic, taken, will, .. } = message;
@@ -405,7 +473,7 @@ impl Ledger {
             let unsubscribed = members().map(|session| session.left).max().unwrap_or_default();
             let ended = members().map(|session| session.ended).max().unwrap_or_default();
             for (index, message) in self.messages.iter().enumerate() {
-                let Some((taken, _)) = message.window(self.rejects) else { continue };
+                let Some((taken, _)) = self.window(message) else { continue };
                 // It may have been sent to a member that then left: it stays with that member's session.
                 let may_stay = taken < unsubscribed || (message.qos == QoS::ExactlyOnce && taken < ended);
                 if !message.is_owed(now) || may_stay || !message.topic.starts_with("s/") {
@@ -429,28 +497,71 @@ impl Ledger {
         missing.into_values().collect()
     }
 
-    /// The values of which one must be retained for a topic; an empty one stands for nothing.
-    pub fn retained(&self, topic: &str) -> Vec<usize> {
+    /// When a message was taken, at the earliest and the latest, if that is certain.
+    fn window(&self, message: &Message) -> Option<(Tick, Tick)> {
+        match message.will {
+            Some(WillFate::Published(from, to)) => Some((from, to)),
+            Some(_) => None,
+            None if self.rejects && message.times() > 1 => None,
+            None => {
+                let first = *message.taken.first()?;
+                // A crash may have lost the first.
+                let last = message.taken.iter().chain(&message.retaken).copied().max().unwrap_or(first);
+                let crashed = self.crashes.iter().any(|crash| (first..last).contains(crash));
+                Some((first, message.parked.unwrap_or(if crashed { last } else { first })))
+            }
+        }
+    }
+
+    /// The values of which one must be retained for a topic, if not none; an empty one stands for nothing.
+    pub fn retained(&self, topic: &str) -> Vec<Option<usize>> {
         let mut takes: Vec<(Tick, usize, bool)> = Vec::new();
         for (index, message) in self.messages.iter().enumerate() {
             if message.topic == topic && message.retain && !(message.refused && message.times() == 1) {
                 takes.extend(message.taken.iter().map(|taken| (*taken, index, true)));
                 takes.extend(
-                    message.perhaps.iter().chain(&message.parked).map(|taken| (*taken, index, false)),
+                    message
+                        .perhaps
+                        .iter()
+                        .chain(&message.retaken)
+                        .chain(&message.parked)
+                        .map(|taken| (*taken, index, false)),
                 );
             }
         }
         takes.sort_unstable();
         let mut possible = Vec::new();
-        for (_, index, certain) in takes.into_iter().rev() {
-            possible.push(index);
+        let crashed = self.crashes.last().copied().unwrap_or_default();
+        for (taken, index, certain) in takes.into_iter().rev() {
             let message = &self.messages[index];
+            possible.push(Some(index).filter(|_| message.len > 0));
             let certain = certain && (message.qos > QoS::AtMostOnce || message.parked.is_none());
-            if certain && (message.acknowledged || message.qos == QoS::AtMostOnce) {
-                break;
+            // What nobody was told of may have gone with a crash.
+            if certain && (message.acknowledged || (message.qos == QoS::AtMostOnce && taken > crashed)) {
+                return possible;
             }
         }
+        if possible.is_empty() || crashed > 0 {
+            possible.push(None);
+        }
         possible
+    }
+
+    /// A client has read a CONNACK.
+    pub fn told(&mut self, session: usize) {
+        let client = self.sessions[session].client;
+        self.sessions[session].told = true;
+        for earlier in self.sessions[..session].iter_mut().filter(|earlier| earlier.client == client) {
+            earlier.buried = true;
+        }
+    }
+
+    /// The broker has crashed. A retained value that nobody was told of may have stepped back.
+    pub fn crash(&mut self, tick: Tick) {
+        self.crashes.push(tick);
+        for session in &mut self.sessions {
+            session.newest.retain(|(_, topic, _), _| topic.starts_with("l") || topic.starts_with("s"));
+        }
     }
 }
 
@@ -463,17 +574,12 @@ impl Message {
 
     /// How often it may have been published.
     fn times(&self) -> usize {
-        (self.taken.len() + self.perhaps.len()).max(1)
+        (self.taken.len() + self.perhaps.len() + self.retaken.len()).max(1)
     }
 
-    /// When it was taken, at the earliest and the latest, if that is certain.
-    fn window(&self, rejects: bool) -> Option<(Tick, Tick)> {
-        match self.will {
-            Some(WillFate::Published(from, to)) => Some((from, to)),
-            Some(_) => None,
-            None if rejects && self.times() > 1 => None,
-            None => Some((*self.taken.first()?, self.parked.unwrap_or(*self.taken.first()?))),
-        }
+    /// How often it may have been published, as far as a subscriber at QoS 2 can see.
+    fn times_certain(&self) -> usize {
+        (self.taken.len() + self.perhaps.len()).max(1)
     }
 
     /// Whether it is over what some clients accept.
@@ -484,23 +590,3 @@ impl Message {
 
 /// Payloads from here on are over what a client with a small Maximum Packet Size takes.
 pub const LARGE: usize = 300;
-
-fn check_properties(message: &Message, publish: &Publish<'_>, connected: Instant, what: &str) {
-    let mut marked = None;
-    for property in publish.properties.iter() {
-        match property {
-            Property::UserProperty(_, value) => marked = Some(value.len()),
-            Property::MessageExpiryInterval(seconds) => {
-                let expires = message.last_expires.expect("an expiry that nobody asked for");
-                let most = expires.saturating_duration_since(connected).as_secs() + 1;
-                assert!(u64::from(seconds) <= most, "{seconds} s, but at most {most} are left: {what}");
-                // One at QoS 2 that is bound to a packet id waits for the disk before it leaves.
-                let started = publish.dup || publish.qos == QoS::ExactlyOnce;
-                assert!(seconds > 0 || started, "sent for the first time when it had expired: {what}");
-            }
-            Property::SubscriptionIdentifier(_) | Property::TopicAlias(_) => {}
-            other => panic!("{other:?} is not of the publisher's: {what}"),
-        }
-    }
-    assert!(marked.is_none() || message.marked, "a User Property that nobody set: {what}");
-}

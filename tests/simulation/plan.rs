@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use weirmq::limits::{Limits, Overflow, QueueRule, ShareRule, Strategy};
 use weirmq::protocol::packet::Version;
+use weirmq::store::open::StoreOptions;
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,17 @@ pub const PLAIN_FILTERS: [&str; 9] = ["l/a", "l/b", "l/+", "l/#", "l/+/x", "r/#"
 /// Filters that match what share groups take, which only those hold who are in none.
 pub const WIDE_FILTERS: [&str; 4] = ["#", "+/a", "s/b", "s/#"];
 
+/// Where records go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Nowhere: all queues are in memory.
+    Memory,
+    /// To a journal without a disk: the simplest store that there can be.
+    Journal,
+    /// To the real store, on a disk in memory.
+    Disk,
+}
+
 /// One run's settings.
 #[derive(Debug)]
 pub struct Plan {
@@ -40,13 +52,15 @@ pub struct Plan {
     pub rule: QueueRule,
     pub share_rules: Vec<ShareRule>,
     pub clients: Vec<(Role, Version)>,
+    pub store: Backing,
+    pub options: StoreOptions,
+    /// The broker ends at one of so many steps.
+    pub restarts: u32,
     pub steps: u32,
     /// How many of 100 shard turns find the lanes into that shard idle.
     pub lane_lag: u8,
     /// How many of 100 chances the disk leaves unused.
     pub disk_lag: u8,
-    /// Durable queues keep on disk what does not fit in memory.
-    pub paged: bool,
     /// How many bytes a connection's transport holds in each direction.
     pub transport: usize,
     /// How many of 1000 client steps cut the connection.
@@ -90,14 +104,28 @@ impl Plan {
             rule,
             share_rules: vec![ShareRule { group: "*".to_owned(), strategy }],
             clients: Plan::clients(rng),
+            store: pick(rng, &[Backing::Memory, Backing::Journal, Backing::Disk, Backing::Disk]),
+            options: Plan::options(rng),
+            restarts: pick(rng, &[200, 1_000, 5_000]),
             steps: pick(rng, &[500, 2_000, 8_000]),
             lane_lag: pick(rng, &[0, 50, 90]),
             disk_lag: pick(rng, &[0, 50, 95]),
-            paged: rng.u8(..4) > 0,
             transport: pick(rng, &[64, 1_000, 100_000]),
             crashes: pick(rng, &[2, 10, 40]),
             steady_groups: rng.bool(),
             exceptions: rng.u8(..3) == 0,
+        }
+    }
+
+    /// Budgets so small that segments are retired, emptied and used again all the time.
+    fn options(rng: &mut Rng) -> StoreOptions {
+        StoreOptions {
+            segment_size: pick(rng, &[8 << 10, 16 << 10, 64 << 10]),
+            journal_budget: pick(rng, &[4 << 10, 16 << 10, 100 << 10]),
+            table_budget: pick(rng, &[200, 2_000, 1 << 20]),
+            max_size: Some(1 << 30),
+            reserve: Some(0),
+            ..StoreOptions::new(rng.u64(..))
         }
     }
 

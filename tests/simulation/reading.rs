@@ -115,6 +115,9 @@ impl Sim {
         }
         assert!(!socket.connacked, "a second CONNACK");
         socket.connacked = true;
+        self.ledger.told(socket.session);
+        let wills = &mut self.clients[socket.client].wills;
+        wills.retain(|(since, _)| *since >= id);
         for property in connack.properties.iter() {
             match property {
                 Property::SessionExpiryInterval(seconds) => assert_eq!(seconds, socket.expiry),
