@@ -141,6 +141,8 @@ impl Client {
                 Desk { version: self.version, now: around.now, book: around.book, rng: around.rng, out };
             match packet {
                 Packet::ConnAck(connack) => self.acknowledged(&connack, &mut desk),
+                // It has noticed that its disk is gone.
+                Packet::Disconnect(disconnect) if disconnect.reason == ReasonCode::ServerShuttingDown => {}
                 Packet::Disconnect(disconnect) => {
                     let reason = disconnect.reason;
                     desk.book.fault(format!("{} was disconnected: {reason:?}", self.name));
