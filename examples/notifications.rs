@@ -36,8 +36,6 @@ struct Role {
     work: Duration,
     /// Dies after so many events.
     dies_after: Option<usize>,
-    /// Its own session keeps what waits for it; a group keeps what waits for its members.
-    keeps: bool,
 }
 
 const SMS: Duration = Duration::from_micros(300);
@@ -52,8 +50,7 @@ struct Handled {
 }
 
 fn roles(orders: usize) -> [Role; 6] {
-    let worker =
-        |group, name, filter, work| Role { group, name, filter, work, dies_after: None, keeps: false };
+    let worker = |group, name, filter, work| Role { group, name, filter, work, dies_after: None };
     let sms = |name| worker("sms", name, "$share/sms/orders/+/paid", SMS);
     let mail = |name| worker("mail", name, "$share/mail/orders/+/paid", MAIL);
     [
@@ -62,7 +59,7 @@ fn roles(orders: usize) -> [Role; 6] {
         sms("sms-3"),
         mail("mail-1"),
         mail("mail-2"),
-        Role { keeps: true, ..worker("audit", "audit", "orders/#", Duration::ZERO) },
+        worker("audit", "audit", "orders/#", Duration::ZERO),
     ]
 }
 
@@ -178,7 +175,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut connections: Vec<TcpStream> = Vec::new();
     let mut threads = Vec::new();
     for role in roles(orders) {
-        let mut client = Client::connect(address, role.name, role.keeps)?;
+        // A session that is kept, so that what waits for it, or for its group, waits on disk.
+        let mut client = Client::connect(address, role.name, true)?;
         client.subscribe(role.filter)?;
         connections.push(client.handle()?);
         let sender = sender.clone();
