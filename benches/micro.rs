@@ -16,6 +16,7 @@ use weirmq::broker::shared::Shared;
 use weirmq::broker::subscriptions::{Subscription, Subscriptions};
 use weirmq::limits::{Limits, QueueRule};
 use weirmq::message::PeerId;
+use weirmq::principal::Principal;
 use weirmq::protocol::codec::{self, PublishHeader};
 use weirmq::protocol::packet::{Connect, Packet, PacketId, Publish, QoS, Version};
 use weirmq::protocol::properties::Properties;
@@ -259,7 +260,8 @@ impl Bench {
             password: None,
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let attach = Attach { connect: &connect, client_id, assigned: false, address };
+        let principal = &Principal::ANONYMOUS;
+        let attach = Attach { connect: &connect, client_id, assigned: false, principal, address };
         let connection = self.shard.connect(self.now, attach).expect("a client that is welcome");
         if let Some(filter) = filter {
             let [qos, filter_len] = [qos as u8, filter.len() as u8];

@@ -59,6 +59,7 @@ pub mod meter;
 pub mod net;
 pub mod offline;
 pub mod outbound;
+pub mod principal;
 pub mod protocol;
 pub mod server;
 pub mod session;

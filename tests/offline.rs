@@ -20,7 +20,7 @@ use weirmq::protocol::packet::{QoS, Version};
 const CONFIG: &str = "shards = 2\ndata_dir = \"{dir}/data\"\n[store]\nsegment_size = \"1MiB\"\n\
                       [[listener]]\nbind = \"127.0.0.1:0\"\nallow_anonymous = true\n";
 
-const LINES: &str = r#"{"type":"session","client_id":"audit","expiry":3600,"subscriptions":[{"filter":"orders/#","options":2,"identifier":7}]}
+const LINES: &str = r#"{"type":"session","client_id":"audit","user":"ann","expiry":3600,"subscriptions":[{"filter":"orders/#","options":2,"identifier":7}]}
 {"type":"queued","client_id":"audit","topic":"orders/1","qos":1,"payload":"paid","identifiers":[7]}
 {"type":"queued","client_id":"audit","topic":"orders/2","qos":2,"payload_base64":"/wA=","identifiers":[7],"properties":{"content_type":"x","user":[["a","b"]]}}
 {"type":"session","client_id":"sms-1","expiry":null,"subscriptions":[{"filter":"$share/sms/orders/+","options":1}]}
@@ -80,6 +80,7 @@ fn what_is_exported_can_be_imported_and_is_the_same() {
     assert_eq!(sorted(&exported), sorted(LINES));
     let said = done(&store("check", &first, ""));
     assert!(said.contains("sessions: 2, with 2 subscriptions") && said.contains("3 messages"), "{said}");
+    assert!(said.contains("their owners: 1 users of 1, anonymous clients of 1"), "{said}");
     assert!(said.ends_with("sound\n"), "{said}");
     assert!(contents(&first) == before, "looking changes nothing");
     done(&store("import", &second, &exported));

@@ -323,7 +323,14 @@ impl Broker {
         let queue = self.next_queue;
         self.next_queue += 1;
         let (client_id, detached, will) = ("client", None, None);
-        self.writer.push(&Record::Session { queue: QueueId(queue), client_id, expiry: 9, detached, will });
+        self.writer.push(&Record::Session {
+            queue: QueueId(queue),
+            client_id,
+            user: None,
+            expiry: 9,
+            detached,
+            will,
+        });
         self.model.owned.insert(queue);
         self.note(0, queue);
     }

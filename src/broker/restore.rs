@@ -132,6 +132,7 @@ mod tests {
         RestoredSession {
             queue: QueueId(queue),
             client_id: client_id.into(),
+            user: None,
             expiry: u32::MAX,
             detached: None,
             will: None,

@@ -17,6 +17,7 @@ use tracing::{debug, info};
 
 use crate::message::PeerId;
 use crate::outbound::Outbound;
+use crate::principal::Principal;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 use super::admission::Permit;
@@ -39,6 +40,8 @@ pub(super) struct Arrival {
     pub(super) rest: Vec<u8>,
     /// The client identifier that was assigned to it, if it brought none.
     pub(super) assigned: Option<String>,
+    /// Whom it has proved to be.
+    pub(super) principal: Principal,
     pub(super) address: SocketAddr,
     pub(super) permit: Permit,
 }
@@ -58,6 +61,7 @@ struct Accepted {
     size: usize,
     permit: Permit,
     assigned: Option<String>,
+    principal: Principal,
     home: PeerId,
 }
 
@@ -128,7 +132,7 @@ impl Entrance {
             .gate
             .connect()
             .ok_or_else(|| refuse(ReasonCode::ServerBusy, "the connections are at their limit"))?;
-        Ok(Accepted { size, permit, assigned, home })
+        Ok(Accepted { size, permit, assigned, principal: Principal::ANONYMOUS, home })
     }
 
     /// Waits for bytes and has the transport take them in; what it answers is sent.
@@ -157,9 +161,10 @@ impl Entrance {
     /// To the shard where the session lives.
     fn bring_home(self, shell: &Rc<Shell>, accepted: Accepted, address: SocketAddr) {
         let Entrance { stream, transport, received: mut frame, .. } = self;
-        let Accepted { size, permit, assigned, home } = accepted;
+        let Accepted { size, permit, assigned, principal, home } = accepted;
         let rest = frame.split_off(size);
-        shell.bring_home(home, stream, Arrival { transport, frame, rest, assigned, address, permit });
+        let arrival = Arrival { transport, frame, rest, assigned, principal, address, permit };
+        shell.bring_home(home, stream, arrival);
     }
 
     /// Ends the socket in the way that its failure asks for.

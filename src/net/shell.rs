@@ -141,11 +141,17 @@ impl Shell {
         if self.stopping.get() {
             return;
         }
-        let Arrival { transport, frame, rest, assigned, address, permit } = arrival;
+        let Arrival { transport, frame, rest, assigned, principal, address, permit } = arrival;
         // It was decoded once before, to learn whose it is.
         let Ok(Packet::Connect(connect)) = codec::decode(Version::V5, &frame) else { return };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let attach = Attach { connect: &connect, client_id, assigned: assigned.is_some(), address };
+        let attach = Attach {
+            connect: &connect,
+            client_id,
+            assigned: assigned.is_some(),
+            principal: &principal,
+            address,
+        };
         let mut turn = self.turn();
         let connected = turn.shard.connect(Instant::now(), attach);
         // The connection that this one took over must leave its place first.

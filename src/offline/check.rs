@@ -1,5 +1,6 @@
 //! `weirmq store check`: reads a folder as a start would, down to the last message, and says what is there.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
@@ -15,6 +16,10 @@ pub(super) fn run(folder: &Path, clock: Clock, now: Instant, out: &mut impl Writ
     let restored = std::mem::take(&mut opened.restored);
     let subscriptions: usize = restored.sessions.iter().map(|session| session.subscriptions.len()).sum();
     writeln!(out, "sessions: {}, with {subscriptions} subscriptions", restored.sessions.len())?;
+    let owned = restored.sessions.iter().filter_map(|session| session.user.as_deref());
+    let (owned, users) = (owned.clone().count(), owned.collect::<BTreeSet<_>>().len());
+    let anonymous = restored.sessions.len() - owned;
+    writeln!(out, "their owners: {users} users of {owned}, anonymous clients of {anonymous}")?;
     let queues = restored.sessions.iter().map(|session| (session.queue, session.waiting));
     let queues = queues.chain(restored.groups.iter().map(|group| (group.queue, group.waiting)));
     let (mut messages, mut bytes, mut lost) = (0, 0, 0);

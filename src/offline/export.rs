@@ -60,6 +60,7 @@ fn session_line(session: &RestoredSession) -> Line {
     };
     Line::Session {
         client_id: session.client_id.as_ref().to_owned(),
+        user: session.user.as_deref().map(str::to_owned),
         expiry: (Expiry(session.expiry) != Expiry::NEVER).then_some(session.expiry),
         subscriptions: session.subscriptions.iter().map(subscription).collect(),
     }

@@ -94,8 +94,8 @@ impl Import {
 
     fn take(&mut self, line: Line) -> Result<(), String> {
         let kind = match line {
-            Line::Session { client_id, expiry, subscriptions } => {
-                self.session(client_id, expiry, &subscriptions)?;
+            Line::Session { client_id, user, expiry, subscriptions } => {
+                self.session((client_id, user.as_deref()), expiry, &subscriptions)?;
                 0
             }
             Line::Queued { client_id, message } => {
@@ -124,7 +124,7 @@ impl Import {
 
     fn session(
         &mut self,
-        client_id: String,
+        (client_id, user): (String, Option<&str>),
         expiry: Option<u32>,
         subscriptions: &[SubscriptionLine],
     ) -> Result<(), String> {
@@ -137,7 +137,7 @@ impl Import {
         }
         let queue = self.next_queue();
         let detached = Some(self.now);
-        let record = Record::Session { queue, client_id: &client_id, expiry, detached, will: None };
+        let record = Record::Session { queue, client_id: &client_id, user, expiry, detached, will: None };
         self.opened.push(record);
         for held in subscriptions {
             self.subscription(queue, held)?;

@@ -13,6 +13,9 @@ pub(super) enum Line {
     /// A session without its messages. It stands before those.
     Session {
         client_id: String,
+        /// The user that it belongs to; `None`: anonymous.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
         /// Seconds; `None`: it does not expire.
         expiry: Option<u32>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]

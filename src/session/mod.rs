@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::limits::{Limits, QueueRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
+use crate::principal::Principal;
 use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
 use crate::stats::{DropReason, Stats};
 use crate::store::{Record, Store, Ticket};
@@ -129,6 +130,8 @@ impl Expiry {
 pub struct Session {
     /// The Client Identifier.
     pub client_id: Box<str>,
+    /// To whom it belongs: nobody else resumes it.
+    pub principal: Principal,
     /// The number of its queue; a client id that comes back after its session ended gets a new one.
     pub queue_id: QueueId,
     /// Session Expiry Interval as granted.
@@ -156,7 +159,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that has never been connected.
+    /// A session that has never been connected, of an anonymous client.
     pub fn new(
         client_id: &str,
         queue_id: QueueId,
@@ -165,6 +168,7 @@ impl Session {
     ) -> Session {
         Session {
             client_id: client_id.into(),
+            principal: Principal::ANONYMOUS,
             queue_id,
             expiry,
             persistent: meter.is_some(),

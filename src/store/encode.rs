@@ -55,8 +55,8 @@ impl Encoder {
                 put_head(kind::ACKED, queue, out);
                 put_number(message.0, out);
             }
-            Record::Session { queue, client_id, expiry, detached, will } => {
-                self.put_session((queue, client_id), expiry, detached, will, out);
+            Record::Session { queue, client_id, user, expiry, detached, will } => {
+                self.put_session((queue, client_id, user), expiry, detached, will, out);
             }
             Record::SessionEnded(queue) => put_head(kind::SESSION_ENDED, queue, out),
             Record::Subscribed { session, filter, options, identifier, group, since, replay } => {
@@ -187,7 +187,7 @@ impl Encoder {
 
     fn put_session(
         &self,
-        (queue, client_id): (QueueId, &str),
+        (queue, client_id, user): (QueueId, &str, Option<&str>),
         expiry: u32,
         detached: Option<Instant>,
         will: Option<&Will>,
@@ -195,13 +195,17 @@ impl Encoder {
     ) {
         put_head(kind::SESSION, queue, out);
         let flags = if detached.is_some() { session_flag::DETACHED } else { 0 }
-            | if will.is_some() { session_flag::WILL } else { 0 };
+            | if will.is_some() { session_flag::WILL } else { 0 }
+            | if user.is_some() { session_flag::USER } else { 0 };
         out.push(flags);
         put_integer(expiry.into(), out);
         if let Some(detached) = detached {
             put_integer(self.clock.wall(detached), out);
         }
         put_bytes(client_id.as_bytes(), out);
+        if let Some(user) = user {
+            put_bytes(user.as_bytes(), out);
+        }
         if let Some(will) = will {
             put_will(&will.as_parts(), out);
         }

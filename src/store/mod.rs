@@ -126,6 +126,8 @@ pub enum Record<'a> {
         queue: QueueId,
         /// Its client identifier.
         client_id: &'a str,
+        /// The user that it belongs to; `None`: anonymous.
+        user: Option<&'a str>,
         /// Session Expiry Interval in seconds; `u32::MAX` is never.
         expiry: u32,
         /// Since when it has no connection; `None` while it has one.

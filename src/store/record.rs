@@ -43,6 +43,7 @@ pub(super) mod flag {
 pub(super) mod session_flag {
     pub(in crate::store) const DETACHED: u8 = 1;
     pub(in crate::store) const WILL: u8 = 2;
+    pub(in crate::store) const USER: u8 = 4;
 }
 
 /// What a subscription's record has.
@@ -103,6 +104,8 @@ pub struct StoredSession<'a> {
     pub queue: QueueId,
     /// Its client identifier.
     pub client_id: &'a str,
+    /// The user that it belongs to; `None`: anonymous.
+    pub user: Option<&'a str>,
     /// Session Expiry Interval in seconds.
     pub expiry: u32,
     /// Since when it has no connection, as wall time.
@@ -431,8 +434,9 @@ fn read_session<'a>(queue: QueueId, reader: &mut Reader<'a>) -> Option<StoredSes
     let expiry = reader.small()?;
     let detached = if flags & session_flag::DETACHED != 0 { Some(reader.integer()?) } else { None };
     let client_id = reader.text()?;
+    let user = if flags & session_flag::USER != 0 { Some(reader.text()?) } else { None };
     let will = if flags & session_flag::WILL != 0 { Some(read_will(reader)?) } else { None };
-    Some(StoredSession { queue, client_id, expiry, detached, will })
+    Some(StoredSession { queue, client_id, user, expiry, detached, will })
 }
 
 fn read_will<'a>(reader: &mut Reader<'a>) -> Option<WillParts<'a>> {

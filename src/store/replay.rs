@@ -36,6 +36,7 @@ const SLICE: usize = 4096;
 #[derive(Debug)]
 struct Session {
     client_id: Box<str>,
+    user: Option<Box<str>>,
     expiry: u32,
     detached: Option<u64>,
     will: Option<Will>,
@@ -75,6 +76,7 @@ impl Session {
     fn new(record: &StoredSession<'_>) -> Session {
         Session {
             client_id: record.client_id.into(),
+            user: record.user.map(Into::into),
             expiry: record.expiry,
             detached: record.detached,
             will: record.will.map(Will::from_parts),
@@ -259,8 +261,8 @@ impl Replay {
         let fresh = Session::new(record);
         match self.sessions.get_mut(&record.queue) {
             Some(known) => {
-                let Session { client_id, expiry, detached, will, .. } = fresh;
-                (known.client_id, known.expiry) = (client_id, expiry);
+                let Session { client_id, user, expiry, detached, will, .. } = fresh;
+                (known.client_id, known.user, known.expiry) = (client_id, user, expiry);
                 (known.detached, known.will) = (detached, will);
             }
             None => {
@@ -384,6 +386,7 @@ impl Reader<'_> {
         let mut restored = RestoredSession {
             queue,
             client_id: session.client_id,
+            user: session.user,
             expiry: session.expiry,
             // What is longer ago than the clock can tell counts from now on.
             detached: session.detached.and_then(|wall| self.clock.instant(wall)),

@@ -50,6 +50,8 @@ pub struct RestoredSession {
     pub queue: QueueId,
     /// Its client identifier.
     pub client_id: Box<str>,
+    /// The user that it belongs to; `None`: anonymous.
+    pub user: Option<Box<str>>,
     /// Session Expiry Interval in seconds.
     pub expiry: u32,
     /// Since when it has had no connection, the time that the broker was stopped included; `None` if it had one to the end.

@@ -33,6 +33,7 @@ enum Op {
     Session {
         queue: QueueId,
         client_id: String,
+        user: Option<String>,
         expiry: u32,
     },
     SessionEnded(QueueId),
@@ -68,6 +69,7 @@ struct Subscription {
 /// A persistent session as the journal has it.
 struct Owner {
     client_id: String,
+    user: Option<String>,
     expiry: u32,
     subscriptions: BTreeMap<String, Subscription>,
     /// QoS 2 deliveries in their order; without an entry once their PUBREC came.
@@ -229,11 +231,11 @@ impl Journal {
                 let index = owner.sent.iter().position(|(held, _)| *held == packet_id).expect("it was sent");
                 owner.sent.remove(index);
             }
-            Op::Session { queue, client_id, expiry } => {
+            Op::Session { queue, client_id, user, expiry } => {
                 let (subscriptions, sent) = (BTreeMap::new(), Vec::new());
                 self.count_queue(queue);
                 let owner = self.sessions.entry(queue);
-                let owner = owner.or_insert(Owner { client_id, expiry, subscriptions, sent });
+                let owner = owner.or_insert(Owner { client_id, user, expiry, subscriptions, sent });
                 owner.expiry = expiry;
             }
             Op::Subscribed { session, filter, options, identifier, group, since, replay } => {
@@ -332,6 +334,7 @@ impl Journal {
         let session = |(queue, owner): (&QueueId, &Owner)| RestoredSession {
             queue: *queue,
             client_id: owner.client_id.as_str().into(),
+            user: owner.user.as_deref().map(Into::into),
             expiry: owner.expiry,
             detached: None,
             will: None,
@@ -463,8 +466,8 @@ fn op_of(record: Record<'_>) -> Op {
         Record::Stepped(session, packet_id) => Op::Stepped(session, packet_id),
         Record::Completed(session, packet_id) => Op::Completed(session, packet_id),
         Record::Acked(queue, message) => Op::Acked(queue, message),
-        Record::Session { queue, client_id, expiry, .. } => {
-            Op::Session { queue, client_id: client_id.into(), expiry }
+        Record::Session { queue, client_id, user, expiry, .. } => {
+            Op::Session { queue, client_id: client_id.into(), user: user.map(Into::into), expiry }
         }
         Record::SessionEnded(queue) => Op::SessionEnded(queue),
         Record::Subscribed { session, filter, options, identifier, group, since, replay } => {

@@ -43,6 +43,7 @@ pub struct Published {
 pub struct SessionState {
     pub queue: QueueId,
     pub client_id: String,
+    user: Option<String>,
     expiry: u32,
     detached: Option<Instant>,
     will: Option<Arc<Will>>,
@@ -107,9 +108,10 @@ pub fn said(record: &Record<'_>) -> Said {
         Record::Stepped(session, id) => Said::Stepped(session, id),
         Record::Completed(session, id) => Said::Completed(session, id),
         Record::Acked(queue, message) => Said::Acked(queue, message),
-        Record::Session { queue, client_id, expiry, detached, will } => {
+        Record::Session { queue, client_id, user, expiry, detached, will } => {
             let will = will.map(|will| Arc::new(Will::from_parts(will.as_parts())));
-            Said::Session(SessionState { queue, client_id: client_id.to_owned(), expiry, detached, will })
+            let (client_id, user) = (client_id.to_owned(), user.map(str::to_owned));
+            Said::Session(SessionState { queue, client_id, user, expiry, detached, will })
         }
         Record::SessionEnded(queue) => Said::SessionEnded(queue),
         Record::Subscribed { session, filter, options, identifier, group, since, replay } => {
@@ -371,6 +373,7 @@ impl Model {
         RestoredSession {
             queue: state.queue,
             client_id: state.client_id.as_str().into(),
+            user: state.user.as_deref().map(Into::into),
             expiry: state.expiry,
             detached: state.detached,
             will: state.will.as_ref().map(|will| Will::from_parts(will.as_parts())),
@@ -463,10 +466,10 @@ pub fn entry_line(entry: &PageEntry) -> String {
 }
 
 fn session_line(session: &RestoredSession, given: Option<&BTreeSet<PacketId>>) -> Vec<String> {
-    let RestoredSession { client_id, expiry, detached, will, subscriptions, received, sent, waiting, .. } =
-        session;
+    let RestoredSession { client_id, user, expiry, detached, will, .. } = session;
+    let RestoredSession { subscriptions, received, sent, waiting, .. } = session;
     let mut lines = vec![format!(
-        "{client_id} expiry {expiry}, detached {}, will {will:?}, received {received:?}, {waiting:?}",
+        "{client_id} of {user:?}, expiry {expiry}, detached {}, will {will:?}, received {received:?}, {waiting:?}",
         detached.is_some()
     )];
     let mut filters: Vec<String> =

@@ -14,6 +14,7 @@ use weirmq::broker::shared::Shared;
 use weirmq::limits::{Limits, QueueRule, ShareRule};
 use weirmq::message::PeerId;
 use weirmq::outbound::Outbound;
+use weirmq::principal::Principal;
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::{Properties, PropertiesBuf, Property};
@@ -166,6 +167,15 @@ impl World {
 
     /// Connects with a CONNECT of one's own. The answer waits in `received`; a refusal is the error.
     pub fn try_connect(&mut self, connect: &Connect<'_>) -> Result<usize, ProtocolError> {
+        self.try_connect_as(&Principal::ANONYMOUS, connect)
+    }
+
+    /// The same for a client that has proved who it is.
+    pub fn try_connect_as(
+        &mut self,
+        principal: &Principal,
+        connect: &Connect<'_>,
+    ) -> Result<usize, ProtocolError> {
         let mut bytes = Vec::new();
         codec::encode(connect.version, &Packet::Connect(connect.clone()), &mut bytes);
         let Packet::Connect(connect) = codec::decode(connect.version, &bytes)? else { unreachable!() };
@@ -176,6 +186,7 @@ impl World {
             connect: &connect,
             client_id,
             assigned: connect.client_id.is_empty(),
+            principal,
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
         };
         let connection = self.shards[shard].connect(self.now, attach)?;

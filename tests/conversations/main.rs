@@ -13,6 +13,7 @@ mod common {
 
 mod directions;
 mod overflow;
+mod owners;
 mod paged;
 mod paging;
 mod paging_groups;

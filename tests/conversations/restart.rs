@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use weirmq::broker::shard::Census;
 use weirmq::message::{Message, MessageId, MessageParts, QueueId};
+use weirmq::principal::Principal;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::Properties;
 use weirmq::protocol::reason::ReasonCode;
@@ -26,6 +27,7 @@ fn session(client_id: &str, queue: u64) -> RestoredSession {
     RestoredSession {
         queue: QueueId(number(queue)),
         client_id: client_id.into(),
+        user: None,
         expiry: 3600,
         detached: None,
         will: None,
@@ -110,6 +112,24 @@ fn a_session_resumes_with_its_subscriptions_wherever_it_lives_now() {
         }
         assert!(w.stats.iter().map(|stats| stats.subscriptions.get()).sum::<u64>() == 40);
         expect_balance(&w);
+    }
+}
+
+#[test]
+fn a_session_is_still_its_owners_after_a_restart() {
+    let owned = RestoredSession { user: Some("ann".into()), ..session("c", 1) };
+    let mut w = start(2, sessions(vec![owned, session("open", 2)]));
+    let properties = list(&[expiry(3600)]);
+    let connect =
+        |client_id| Connect { properties: properties.as_properties(), ..connect(V5, client_id, false) };
+    let (ann, bob) = (Principal::of_user("ann"), Principal::of_user("bob"));
+    for (client_id, stranger) in [("c", &bob), ("c", &Principal::ANONYMOUS), ("open", &bob)] {
+        let refused = w.try_connect_as(stranger, &connect(client_id)).expect_err("a stranger");
+        assert_eq!(refused.reason, ReasonCode::NotAuthorized);
+    }
+    for (client_id, owner) in [("c", &ann), ("open", &Principal::ANONYMOUS)] {
+        let client = w.try_connect_as(owner, &connect(client_id)).expect("its owner");
+        assert!(session_present(&w.clients[client].received.remove(0)));
     }
 }
 

@@ -203,7 +203,9 @@ impl Script {
             let client_id = format!("c{index}");
             let will = Some(&will).filter(|_| index == 1);
             let detached = (index == 2).then_some(self.now);
-            let session = Record::Session { queue, client_id: &client_id, expiry: 1000, detached, will };
+            let user = Some("ann").filter(|_| index > 0);
+            let session =
+                Record::Session { queue, client_id: &client_id, user, expiry: 1000, detached, will };
             self.push(index % SHARDS, session);
             let filter = format!("t/{index}/{}", round % 3);
             let replay = index == 0;
@@ -399,8 +401,14 @@ impl Script {
     /// A session and a group come and go; now and then everything starts anew without a crash.
     fn ends(&mut self, round: u64) -> bool {
         let (guest, group) = (queue(100 + 2 * round), queue(101 + 2 * round));
-        let session =
-            Record::Session { queue: guest, client_id: "guest", expiry: 9, detached: None, will: None };
+        let session = Record::Session {
+            queue: guest,
+            client_id: "guest",
+            user: None,
+            expiry: 9,
+            detached: None,
+            will: None,
+        };
         self.push(0, session);
         let subscribed = Record::Subscribed {
             session: guest,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use weirmq::broker::shard::Attach;
+use weirmq::principal::Principal;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::{PropertiesBuf, Property};
 use weirmq::protocol::reason::ReasonCode;
@@ -33,6 +34,11 @@ struct Will {
     retain: bool,
     topic: String,
     payload: Vec<u8>,
+}
+
+/// Some clients have a user name, and some are anonymous.
+fn owner_of(client: usize) -> Principal {
+    if client % 2 == 0 { Principal::ANONYMOUS } else { Principal::of_user(format!("user {client}")) }
 }
 
 impl Sim {
@@ -75,7 +81,9 @@ impl Sim {
             password: None,
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let attach = Attach { connect: &connect, client_id: &id, assigned: false, address };
+        let principal = owner_of(client);
+        let (connect, principal) = (&connect, &principal);
+        let attach = Attach { connect, client_id: &id, assigned: false, principal, address };
         let connection =
             self.broker.shards[shard].connect(self.now, attach).expect("a client that does nothing wrong");
         // Of a connection that was taken over; its session may be over with it.

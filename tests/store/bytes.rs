@@ -80,7 +80,14 @@ fn written() -> SimDisk {
 fn write(disk: &SimDisk) {
     let Prepared { mut engine, mut handles, .. } = open(disk).expect("an empty disk opens");
     let handle = &mut handles[0];
-    handle.push(Record::Session { queue: QUEUE, client_id: "c", expiry: 9, detached: None, will: None });
+    handle.push(Record::Session {
+        queue: QUEUE,
+        client_id: "c",
+        user: None,
+        expiry: 9,
+        detached: None,
+        will: None,
+    });
     let meter = Arc::new(QueueMeter::new(&QueueRule::default()));
     let (home, qos, identifiers) = (PeerId(0), QoS::AtLeastOnce, Identifiers::one(3));
     let queues =

@@ -61,7 +61,14 @@ impl Store1 {
     }
 
     fn begin(&mut self, detached: Option<Instant>) {
-        self.push(Record::Session { queue: QUEUE, client_id: "c", expiry: 9, detached, will: None });
+        self.push(Record::Session {
+            queue: QUEUE,
+            client_id: "c",
+            user: None,
+            expiry: 9,
+            detached,
+            will: None,
+        });
     }
 
     fn push(&mut self, record: Record<'_>) -> Ticket {

@@ -315,8 +315,14 @@ impl Driver {
 
     fn begin(&mut self, shard: usize, queue: QueueId) {
         let client_id = format!("client-{}", queue.0);
-        let record =
-            Record::Session { queue, client_id: &client_id, expiry: 600, detached: None, will: None };
+        let record = Record::Session {
+            queue,
+            client_id: &client_id,
+            user: None,
+            expiry: 600,
+            detached: None,
+            will: None,
+        };
         self.push(shard, record);
     }
 

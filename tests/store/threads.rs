@@ -57,7 +57,14 @@ fn wait_for<T>(woken: &Receiver<()>, mut ready: impl FnMut() -> Option<T>) -> T 
 fn publish(shard: u64, store: &mut JournalStore, woken: &Receiver<()>) {
     let client_id = format!("c{shard}");
     let queue = queue(shard);
-    store.push(Record::Session { queue, client_id: &client_id, expiry: 60, detached: None, will: None });
+    store.push(Record::Session {
+        queue,
+        client_id: &client_id,
+        user: None,
+        expiry: 60,
+        detached: None,
+        will: None,
+    });
     store.flush();
     let meter = Arc::new(QueueMeter::new(&QueueRule::default()));
     let (qos, identifiers) = (QoS::AtLeastOnce, Identifiers::default());

@@ -25,11 +25,12 @@ impl Shard {
         let connect = attach.connect;
         self.check_connect(connect, attach.client_id)?;
         let granted = self.grant(&attach)?;
-        self.take_over(now, attach.client_id);
         if let Some(index) = self.by_client.get(attach.client_id).copied() {
-            // The timer may be up to a second late; a session that is over must not be resumed.
+            // The timer may be up to a second late; a session that is over must not be resumed, nor shut anybody out.
             self.detached_timeout(now, index);
         }
+        self.check_owner(&attach)?;
+        self.take_over(now, attach.client_id);
         let known = self.by_client.get(attach.client_id).copied();
         let index = match known {
             // [MQTT-3.1.2-5]: resumed.
@@ -37,12 +38,12 @@ impl Shard {
             Some(index) => {
                 // [MQTT-3.1.2-4]: thrown away.
                 self.end_session(now, index, DropReason::SessionEnded);
-                self.create_session(attach.client_id, granted.expiry)
+                self.create_session(&attach, granted.expiry)
             }
-            None => self.create_session(attach.client_id, granted.expiry),
+            None => self.create_session(&attach, granted.expiry),
         };
         let session_present = known.is_some() && !connect.clean_start;
-        self.open_link(now, index, connect, granted, session_present)
+        self.open_link(now, index, &attach, granted, session_present)
     }
 
     fn check_connect(&self, connect: &Connect<'_>, client_id: &str) -> Result<(), ProtocolError> {
@@ -82,6 +83,18 @@ impl Shard {
             ));
         }
         Ok(())
+    }
+
+    /// A session belongs to its principal: for anybody else it is neither to be resumed nor to be cleared.
+    fn check_owner(&self, attach: &Attach<'_>) -> Result<(), ProtocolError> {
+        let session = self.by_client.get(attach.client_id).map(|index| &self.sessions[*index as usize]);
+        match session {
+            Some(session) if session.principal != *attach.principal => Err(ProtocolError::new(
+                ReasonCode::NotAuthorized,
+                "the client identifier has a session of another user",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// [MQTT-3.1.4-3]: a connection of the same client ends before the new one begins.
@@ -126,7 +139,8 @@ impl Shard {
         asked.unwrap_or(Expiry::AT_ONCE).at_most(self.core.limits.session_expiry_max)
     }
 
-    fn create_session(&mut self, client_id: &str, expiry: Expiry) -> u32 {
+    fn create_session(&mut self, attach: &Attach<'_>, expiry: Expiry) -> u32 {
+        let client_id = attach.client_id;
         let queue_id = QueueId(numbered(self.settings.id, &mut self.last_queue));
         // Fixed for the session's life: it is persistent if it outlives its first connection.
         let meter = (expiry != Expiry::AT_ONCE).then(|| self.meter_for("#"));
@@ -142,16 +156,19 @@ impl Shard {
         &mut self,
         now: Instant,
         index: u32,
-        connect: &Connect<'_>,
+        attach: &Attach<'_>,
         granted: Granted,
         session_present: bool,
     ) -> Result<ConnectionId, ProtocolError> {
         let Granted { expiry, keep_alive, properties } = granted;
+        let connect = attach.connect;
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
         let link = Link::new(generation, connect, keep_alive, &self.core.limits, now);
         let session = &mut self.sessions[index as usize];
         session.expiry = expiry;
+        // The same user, by what may be a newer token.
+        session.principal = attach.principal.clone();
         session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         session.attach(link);
         // No client is told of a session while the one before it may come back with a crash.
@@ -300,6 +317,7 @@ impl Shard {
         self.core.store.push(Record::Session {
             queue: session.queue_id,
             client_id: &session.client_id,
+            user: session.principal.user(),
             expiry: session.expiry.0,
             detached: session.detached,
             will: session.will.as_deref(),

@@ -32,6 +32,7 @@ use super::timers::Timers;
 use crate::limits::{Limits, QueueRule, ShareRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::outbound::Outbound;
+use crate::principal::Principal;
 use crate::protocol::codec;
 use crate::protocol::packet::{Connect, Disconnect, Packet, Version};
 use crate::protocol::properties::Properties;
@@ -68,6 +69,8 @@ pub struct Attach<'a> {
     pub client_id: &'a str,
     /// Whether it was assigned.
     pub assigned: bool,
+    /// Whom it has proved to be.
+    pub principal: &'a Principal,
     /// Where the client is.
     pub address: SocketAddr,
 }

@@ -1,6 +1,7 @@
 //! The start of a shard with what outlived the last process: its sessions and groups are as they were, but that nobody
 //! is connected.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -12,6 +13,7 @@ use crate::broker::restore::{GroupMeters, HomeGroup, Share, group_home, share_pa
 use crate::broker::retained::Position;
 use crate::limits::ShareRule;
 use crate::message::QueueId;
+use crate::principal::Principal;
 use crate::protocol::packet::SubscribeOptions;
 use crate::session::{Delivery, Expiry, Membership, Session, SessionSubscription};
 use crate::store::Record;
@@ -50,11 +52,12 @@ impl Shard {
     }
 
     fn restore_session(&mut self, now: Instant, restored: RestoredSession, meters: &GroupMeters) {
-        let RestoredSession { queue, client_id, expiry, detached, will, subscriptions, .. } = restored;
+        let RestoredSession { queue, client_id, user, expiry, detached, will, subscriptions, .. } = restored;
         let meter = self.meter_for("#");
         meter.hold(restored.waiting.messages, restored.waiting.bytes);
         let paged = self.core.store.has_pages();
         let mut session = Session::new(&client_id, queue, Expiry(expiry), Some(meter)).paged(paged);
+        session.principal = Principal { user: user.map(Arc::from), token: None };
         session.restore_backlog(restored.waiting, now);
         // One that was connected to the end counts as disconnected now.
         session.detached = Some(detached.unwrap_or(now));

@@ -48,7 +48,14 @@ impl Script {
 
     fn session(&mut self, queue: u64) {
         let queue = QueueId(queue);
-        self.push(&Record::Session { queue, client_id: "c", expiry: 60, detached: None, will: None });
+        self.push(&Record::Session {
+            queue,
+            client_id: "c",
+            user: None,
+            expiry: 60,
+            detached: None,
+            will: None,
+        });
     }
 
     fn message(&mut self, id: u64, queues: &[u64]) -> Position {
@@ -330,7 +337,14 @@ fn a_will_is_gone_once_it_is_published() {
         properties: Properties::default(),
     };
     let (queue, will) = (QueueId(7), Will::new(&last));
-    script.push(&Record::Session { queue, client_id: "c", expiry: 60, detached: None, will: Some(&will) });
+    script.push(&Record::Session {
+        queue,
+        client_id: "c",
+        user: None,
+        expiry: 60,
+        detached: None,
+        will: Some(&will),
+    });
     script.apply(&index).unwrap();
     assert!(index.state().unwrap().sessions[0].has_will);
     let mut script = Script::new(2);

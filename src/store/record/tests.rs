@@ -205,7 +205,7 @@ proptest! {
 
     #[test]
     fn a_session_comes_back(
-        (queue, client_id, expiry) in (number(), ".{0,30}", any::<u32>()),
+        (queue, client_id, user, expiry) in (number(), ".{0,30}", option::of(".{0,30}"), any::<u32>()),
         detached in option::of(0..1_000_000u64),
         will in option::of((qos(), any::<bool>(), ".{1,20}", vec(any::<u8>(), 0..50), vec(any::<u8>(), 0..9))),
         (will_expiry, delay) in (option::of(any::<u32>()), any::<u32>()),
@@ -223,10 +223,12 @@ proptest! {
         let will = parts.map(Will::from_parts);
         let since = detached.map(|ago| clock.instant(WALL - ago).unwrap());
         let (queue, client_id) = (QueueId(queue), &*client_id);
-        let record = Record::Session { queue, client_id, expiry, detached: since, will: will.as_ref() };
+        let user = user.as_deref();
+        let record = Record::Session { queue, client_id, user, expiry, detached: since, will: will.as_ref() };
         let bytes = encoded(clock, &record);
         let Some(Stored::Session(session)) = Stored::decode(&bytes) else { panic!("{bytes:?}") };
         prop_assert_eq!((session.queue, session.client_id, session.expiry), (queue, client_id, expiry));
+        prop_assert_eq!(session.user, user);
         prop_assert_eq!(session.detached, detached.map(|ago| WALL - ago));
         prop_assert_eq!(session.will, parts);
     }
