@@ -4,7 +4,6 @@
 //! Each figure is the fastest of many short samples, in nanoseconds: what the code costs when nothing disturbs it.
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -259,9 +258,8 @@ impl Bench {
             username: None,
             password: None,
         };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let principal = &Principal::ANONYMOUS;
-        let attach = Attach { connect: &connect, client_id, assigned: false, principal, address };
+        let attach = Attach { connect: &connect, client_id, assigned: false, principal };
         let connection = self.shard.connect(self.now, attach).expect("a client that is welcome");
         if let Some(filter) = filter {
             let [qos, filter_len] = [qos as u8, filter.len() as u8];

@@ -6,6 +6,7 @@ mod data;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -25,7 +26,7 @@ use crate::limits::Limits;
 use crate::message::PeerId;
 use crate::net::admission::{Admission, Gate};
 use crate::net::lane::{Bell, Lanes, Mail};
-use crate::net::listener::{self, Door, Listener, Trouble};
+use crate::net::listener::{Door, Listener, Listening, Trouble};
 use crate::net::{shell, tls};
 use crate::stats::Stats;
 
@@ -35,9 +36,9 @@ use data::{Data, Opened};
 #[derive(Debug)]
 pub enum ServerError {
     /// A listener cannot be bound.
-    Listen(SocketAddr, io::Error),
+    Listen(Bind, io::Error),
     /// A listener's TLS cannot be set up: which key of the configuration, and why.
-    Tls(SocketAddr, String),
+    Tls(Bind, String),
     /// The data folder cannot be used.
     Data(String),
     /// The store failed for good: nothing that waits for it was acknowledged.
@@ -54,7 +55,11 @@ impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ServerError::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {address}: the port is in use")
+                let taken = match address {
+                    Bind::Tcp(_) => "the port is in use",
+                    Bind::Unix { .. } => "somebody listens there, or the file is no socket",
+                };
+                write!(f, "cannot listen on {address}: {taken}")
             }
             ServerError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             ServerError::Tls(address, detail) => write!(f, "cannot serve TLS on {address}: {detail}"),
@@ -130,6 +135,17 @@ pub struct Server {
     ended: mpsc::UnboundedReceiver<ServerError>,
     /// Closed once, after the shards.
     data: Data,
+    socket_files: Vec<SocketFile>,
+}
+
+/// The file of a Unix socket that this process has made.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Whoever has removed it already has done the same.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Server {
@@ -148,10 +164,19 @@ impl Server {
         let admission = Arc::new(Admission::new(&config.limits));
         let doors: Vec<_> =
             config.listeners.iter().map(|listener| open(listener, &admission)).collect::<Result<_, _>>()?;
-        let addresses = doors.iter().map(|listener| listener.door.address).collect();
+        let addresses = doors.iter().filter_map(|listener| match &listener.door.address {
+            Bind::Tcp(address) => Some(*address),
+            Bind::Unix { .. } => None,
+        });
+        let addresses = addresses.collect();
+        let socket_files = config.listeners.iter().filter_map(|listener| match &listener.bind {
+            Bind::Unix { path, .. } => Some(SocketFile(path.clone())),
+            Bind::Tcp(_) => None,
+        });
+        let socket_files = socket_files.collect();
         let (stop, stopped) = watch::channel(false);
         let stats = (0..config.shards).map(|_| Arc::default()).collect();
-        let mut server = Server { addresses, stats, threads: Vec::new(), stop, ended, data };
+        let mut server = Server { addresses, stats, threads: Vec::new(), stop, ended, data, socket_files };
         let shared = Arc::new(Shared::new(RetainedLimits {
             messages: config.limits.retained_messages,
             bytes: config.limits.retained_bytes,
@@ -243,7 +268,7 @@ impl Server {
         Ok(Starting { restored, go })
     }
 
-    /// Where it listens, in the order of the configuration, with the ports that the system chose.
+    /// Where it listens for TCP, in the order of the configuration, with the ports that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -263,6 +288,8 @@ impl Server {
     }
 
     fn stop(&mut self) -> Result<(), ServerError> {
+        // While it is listened to, the file is surely this process's own.
+        self.socket_files.clear();
         self.stop.send_replace(true);
         // All of them, whatever became of the first.
         let failed = self.threads.drain(..).filter_map(|thread| thread.join().err()).count();
@@ -281,13 +308,13 @@ impl Drop for Server {
 }
 
 fn open(config: &ListenerConfig, admission: &Arc<Admission>) -> Result<Listener, ServerError> {
-    let Bind::Tcp(asked) = config.bind;
+    let asked = &config.bind;
     let tls = config.tls.as_ref().map(tls::server_config).transpose();
-    let tls = tls.map_err(|error| ServerError::Tls(asked, error))?;
-    let listen = |error| ServerError::Listen(asked, error);
-    let socket = listener::bind(asked).map_err(listen)?;
+    let tls = tls.map_err(|error| ServerError::Tls(asked.clone(), error))?;
+    let listen = |error| ServerError::Listen(asked.clone(), error);
+    let socket = Listening::bind(asked).map_err(listen)?;
     let door = Door {
-        address: socket.local_addr().map_err(listen)?,
+        address: socket.address(asked).map_err(listen)?,
         tls,
         allow_anonymous: config.allow_anonymous,
         gate: Arc::new(Gate::new(admission.clone(), config.max_connections)),

@@ -287,8 +287,16 @@ fn every_mistake_names_file_line_column_and_key() {
             "weirmq.toml:2:8: listener[0].bind: expected an IP address and a port, such as…found \"localhost:1883\"",
         ),
         (
-            "[[listener]]\nbind = \"unix:/run/mqtt\"",
-            "weirmq.toml:2:8: listener[0].bind: this version has no Unix sockets…",
+            "[[listener]]\nbind = \"unix:\"",
+            "weirmq.toml:2:8: listener[0].bind: expected an IP address and a port, such as…found \"unix:\"",
+        ),
+        (
+            "[[listener]]\nbind = \"unix:/run/mqtt\"\nsocket_mode = \"rw\"",
+            "weirmq.toml:3:15: listener[0].socket_mode: expected permissions in octal…found \"rw\"",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\nsocket_mode = \"0600\"",
+            "weirmq.toml:4:15: listener[0].socket_mode: only a Unix socket is a file",
         ),
         // Not TOML; lines and columns of characters, not bytes.
         ("shards = ", "weirmq.toml:1:…"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
-use super::values::{Address, Filter, Group, KeepAlive, Name, Number, Size, Time, TimeOrNever};
+use super::values::{Address, FileMode, Filter, Group, KeepAlive, Name, Number, Size, Time, TimeOrNever};
 use super::{LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode};
 use crate::limits::{Overflow, Strategy};
 
@@ -49,6 +49,7 @@ pub(super) struct Settings {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct ListenerSettings {
     pub(super) bind: Option<Address>,
+    pub(super) socket_mode: Option<FileMode>,
     pub(super) allow_anonymous: Option<bool>,
     pub(super) max_connections: Option<Count<0>>,
     pub(super) tls: Option<TlsSettings>,

@@ -10,6 +10,7 @@ use super::file::{
     LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings, StoreSettings, TlsSettings,
 };
 use super::source::Source;
+use super::values::Address;
 use super::{
     Bind, CertificateFiles, Config, ConfigError, ListenerConfig, StoreConfig, TlsConfig, certificates,
 };
@@ -123,10 +124,8 @@ impl Layers {
         let mut listeners = Vec::<ListenerConfig>::with_capacity(settings.len());
         for (index, settings) in settings.into_iter().enumerate() {
             let listener = self.listener(&format!("listener[{index}]"), settings)?;
-            let Bind::Tcp(address) = listener.bind;
-            let other = listeners.iter().position(|other| other.bind == listener.bind && address.port() != 0);
-            if let Some(other) = other {
-                let reason = format!("{address} is bound by listener[{other}] already");
+            if let Some(other) = listeners.iter().position(|other| collide(&other.bind, &listener.bind)) {
+                let reason = format!("{} is bound by listener[{other}] already", listener.bind);
                 return Err(self.error(&format!("listener[{index}].bind"), reason));
             }
             listeners.push(listener);
@@ -138,20 +137,31 @@ impl Layers {
         let Some(address) = settings.bind else {
             return Err(self.error(path, "`bind` is missing, such as bind = \"127.0.0.1:1883\""));
         };
-        let address = address.0;
+        let bind = match address {
+            Address::Tcp(_) if settings.socket_mode.is_some() => {
+                return Err(self.error(&format!("{path}.socket_mode"), "only a Unix socket is a file"));
+            }
+            Address::Tcp(address) => Bind::Tcp(address),
+            Address::Unix(path) => {
+                Bind::Unix { path, mode: settings.socket_mode.map_or(0o660, |mode| mode.0) }
+            }
+        };
         if !settings.allow_anonymous.unwrap_or(false) {
-            let open =
-                if address.ip().is_loopback() { "every local user" } else { "everyone who can reach it" };
+            let open = match &bind {
+                Bind::Tcp(address) if address.ip().is_loopback() => "every local user",
+                Bind::Tcp(_) => "everyone who can reach it",
+                Bind::Unix { .. } => "everyone who may open it",
+            };
             return Err(self.error(
                 &format!("{path}.allow_anonymous"),
                 format_args!(
-                    "nobody could log in at {address}, for this version knows no passwords: \
+                    "nobody could log in at {bind}, for this version knows no passwords: \
                      write `allow_anonymous = true` to let in {open}"
                 ),
             ));
         }
         Ok(ListenerConfig {
-            bind: Bind::Tcp(address),
+            bind,
             allow_anonymous: true,
             max_connections: settings.max_connections.map_or(0, |most| most.0),
             tls: settings.tls.map(|tls| self.tls(&format!("{path}.tls"), tls)).transpose()?,
@@ -247,6 +257,15 @@ impl Layers {
             rules.push(default);
         }
         Ok(rules)
+    }
+}
+
+/// Whether only one of two listeners could be bound.
+fn collide(one: &Bind, other: &Bind) -> bool {
+    match (one, other) {
+        (Bind::Tcp(one), Bind::Tcp(other)) => one == other && one.port() != 0,
+        (Bind::Unix { path: one, .. }, Bind::Unix { path: other, .. }) => one == other,
+        _ => false,
     }
 }
 

@@ -6,6 +6,7 @@ mod load;
 mod source;
 mod values;
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -118,10 +119,26 @@ impl Default for ListenerConfig {
 }
 
 /// What a listener binds to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bind {
     /// A TCP address; port 0 lets the system choose.
     Tcp(SocketAddr),
+    /// A socket of this machine alone.
+    Unix {
+        /// Its file, which is made when it is bound and removed at the end.
+        path: PathBuf,
+        /// The file's permissions: who may write to it may connect.
+        mode: u32,
+    },
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Tcp(address) => address.fmt(f),
+            Bind::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// The TLS side of a listener. The files were readable and well-formed when the configuration was loaded.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -256,24 +257,55 @@ impl<T: Named> TryFrom<Scalar> for Name<T> {
     }
 }
 
-/// An IP address and a port.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// An IP address and a port, or the path of a Unix socket.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Scalar")]
-pub(super) struct Address(pub(super) SocketAddr);
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// The longest path that the system takes for a socket, in bytes.
+const SOCKET_PATH: usize = 107;
 
 impl TryFrom<Scalar> for Address {
     type Error = String;
 
     fn try_from(value: Scalar) -> Result<Self, String> {
         let parsed = match &value {
-            Scalar::Text(text) if text.starts_with("unix:") => {
-                return Err("this version has no Unix sockets: give an IP address and a port".to_owned());
-            }
-            Scalar::Text(text) => text.parse().ok(),
+            Scalar::Text(text) => match text.strip_prefix("unix:") {
+                Some(path) if path.is_empty() || path.len() > SOCKET_PATH || path.contains('\0') => None,
+                Some(path) => Some(Address::Unix(path.into())),
+                None => text.parse().ok().map(Address::Tcp),
+            },
             _ => None,
         };
-        parsed.map(Address).ok_or_else(|| {
-            value.instead_of("an IP address and a port, such as \"127.0.0.1:1883\" or \"[::1]:1883\"")
+        parsed.ok_or_else(|| {
+            value.instead_of(
+                "an IP address and a port, such as \"127.0.0.1:1883\" or \"[::1]:1883\", \
+                 or the path of a socket, such as \"unix:/run/weirmq/mqtt.sock\", of at most 107 bytes",
+            )
+        })
+    }
+}
+
+/// The permissions of a file, as chmod writes them.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub(super) struct FileMode(pub(super) u32);
+
+impl TryFrom<Scalar> for FileMode {
+    type Error = String;
+
+    fn try_from(value: Scalar) -> Result<Self, String> {
+        let parsed = match &value {
+            Scalar::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777)
+            }
+            _ => None,
+        };
+        parsed.map(FileMode).ok_or_else(|| {
+            value.instead_of("permissions in octal, from \"000\" to \"777\", such as \"0660\"")
         })
     }
 }

@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::limits::Limits;
 
+use super::stream::Peer;
+
 /// The bounds of the process.
 #[derive(Debug)]
 pub struct Admission {
@@ -56,13 +58,18 @@ enum From {
     V4(Ipv4Addr),
     /// A /64 network: whoever has one IPv6 address has as many as that.
     V6(u64),
+    /// A user of this machine.
+    User(u32),
 }
 
 impl From {
-    fn of(address: IpAddr) -> From {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => From::V4(v4),
-            IpAddr::V6(v6) => From::V6((v6.to_bits() >> 64) as u64),
+    fn of(peer: Peer) -> From {
+        match peer {
+            Peer::Ip(address) => match address.ip().to_canonical() {
+                IpAddr::V4(v4) => From::V4(v4),
+                IpAddr::V6(v6) => From::V6((v6.to_bits() >> 64) as u64),
+            },
+            Peer::Local { uid, .. } => From::User(uid),
         }
     }
 }
@@ -88,8 +95,8 @@ impl Admission {
 
     /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
     /// oldest one of the address that holds most if all together are.
-    fn enter(self: &Arc<Self>, address: IpAddr) -> (Place, Evicted) {
-        let from = From::of(address);
+    fn enter(self: &Arc<Self>, peer: Peer) -> (Place, Evicted) {
+        let from = From::of(peer);
         let (sender, evicted) = oneshot::channel();
         let mut handshakes = self.lock();
         let own = handshakes.under_way.get(&from).map_or(0, VecDeque::len);
@@ -120,8 +127,8 @@ impl Gate {
     }
 
     /// Makes room for one more handshake of this listener.
-    pub(super) fn enter(&self, address: IpAddr) -> (Place, Evicted) {
-        self.admission.enter(address)
+    pub(super) fn enter(&self, peer: Peer) -> (Place, Evicted) {
+        self.admission.enter(peer)
     }
 
     /// Counts one more connection, if there is room for it.
@@ -200,8 +207,8 @@ mod tests {
         evicted.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    fn ip(text: &str) -> Peer {
+        Peer::Ip((text.parse::<IpAddr>().expect("an address"), 1).into())
     }
 
     #[test]

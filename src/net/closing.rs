@@ -5,8 +5,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -17,6 +15,7 @@ use super::admission::Permit;
 use super::refusal::Refusal;
 use super::shell::Shell;
 use super::sockets::{Opened, Socket};
+use super::stream::Stream;
 use super::transport::{NonBlocking, Transport};
 
 /// How long a peer may take to read our last words and to close its side.
@@ -51,7 +50,7 @@ pub(super) fn refuse(shell: &Rc<Shell>, opened: Opened, refusal: &Refusal) {
 /// It still counts as a connection, for it still costs one.
 fn part_in_background(
     shell: &Rc<Shell>,
-    stream: TcpStream,
+    stream: Stream,
     transport: Transport,
     outbound: Outbound,
     permit: Permit,
@@ -66,12 +65,12 @@ fn part_in_background(
 }
 
 /// Writes what is left, ends the stream and waits for the peer to do so, for a limited time.
-pub(super) async fn linger(stream: TcpStream, transport: Transport, outbound: Outbound) {
+pub(super) async fn linger(stream: Stream, transport: Transport, outbound: Outbound) {
     // A failure or the time's end means that the peer will not read it.
     let _ = timeout(LINGER, part(stream, transport, outbound)).await;
 }
 
-async fn part(mut stream: TcpStream, mut transport: Transport, mut outbound: Outbound) -> io::Result<()> {
+async fn part(mut stream: Stream, mut transport: Transport, mut outbound: Outbound) -> io::Result<()> {
     written(&stream, |socket| transport.finish(&mut outbound, socket)).await?;
     stream.shutdown().await?;
     let mut drained = 0;
@@ -89,7 +88,7 @@ async fn part(mut stream: TcpStream, mut transport: Transport, mut outbound: Out
 
 /// Repeats a write until all of it is done, waiting as long as the socket takes no more.
 pub(super) async fn written(
-    stream: &TcpStream,
+    stream: &Stream,
     mut write: impl FnMut(&mut NonBlocking<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {

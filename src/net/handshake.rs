@@ -3,15 +3,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::crypto::ring::default_provider;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -25,6 +22,7 @@ use super::closing::{linger, written};
 use super::listener::Door;
 use super::refusal::{self, Refusal};
 use super::shell::Shell;
+use super::stream::{Peer, Stream};
 use super::tls;
 use super::transport::Transport;
 
@@ -42,13 +40,13 @@ pub(super) struct Arrival {
     pub(super) assigned: Option<String>,
     /// Whom it has proved to be.
     pub(super) principal: Principal,
-    pub(super) address: SocketAddr,
+    pub(super) address: Peer,
     pub(super) permit: Permit,
 }
 
 /// A socket before its CONNECT.
 struct Entrance {
-    stream: TcpStream,
+    stream: Stream,
     transport: Transport,
     /// What the transport has given so far.
     received: Vec<u8>,
@@ -84,8 +82,8 @@ impl From<io::Error> for Failure {
 }
 
 /// Brings a new socket in, or ends it.
-pub(super) async fn run(shell: Rc<Shell>, door: Arc<Door>, stream: TcpStream, address: SocketAddr) {
-    let (_place, evicted) = door.gate.enter(address.ip());
+pub(super) async fn run(shell: Rc<Shell>, door: Arc<Door>, stream: Stream, address: Peer) {
+    let (_place, evicted) = door.gate.enter(address);
     let transport = match &door.tls {
         None => Transport::Plain,
         Some(config) => match tls::accept(config) {
@@ -149,7 +147,7 @@ impl Entrance {
     fn poll_read(&mut self, shell: &Shell, cx: &mut Context<'_>) -> Poll<Result<io::Result<bool>, Failure>> {
         let mut turn = shell.turn();
         let mut raw = ReadBuf::new(&mut turn.scratch.raw[..READ]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut raw))?;
+        ready!(self.stream.poll_read(cx, &mut raw))?;
         if raw.filled().is_empty() {
             let half_way = || Failure::Socket(io::ErrorKind::UnexpectedEof.into());
             return Poll::Ready(Err(if self.heard { half_way() } else { Failure::Silent }));
@@ -159,7 +157,7 @@ impl Entrance {
     }
 
     /// To the shard where the session lives.
-    fn bring_home(self, shell: &Rc<Shell>, accepted: Accepted, address: SocketAddr) {
+    fn bring_home(self, shell: &Rc<Shell>, accepted: Accepted, address: Peer) {
         let Entrance { stream, transport, received: mut frame, .. } = self;
         let Accepted { size, permit, assigned, principal, home } = accepted;
         let rest = frame.split_off(size);
@@ -168,7 +166,7 @@ impl Entrance {
     }
 
     /// Ends the socket in the way that its failure asks for.
-    async fn end(self, failure: Failure, address: SocketAddr) {
+    async fn end(self, failure: Failure, address: Peer) {
         let mut outbound = Outbound::default();
         match failure {
             Failure::Silent => return debug!(%address, "closed without a byte"),

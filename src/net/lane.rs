@@ -2,7 +2,6 @@
 //! bell by which the store wakes a shard. A lane never waits and never drops; what it may hold is bounded by the credit of
 //! the shard that fills it.
 
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::AcqRel;
@@ -19,6 +18,7 @@ use crate::message::PeerId;
 
 use super::handshake::Arrival;
 use super::shell::Shell;
+use super::stream::{Detached, Stream};
 
 /// After so long, others have the thread.
 const SLICE: Duration = Duration::from_micros(200);
@@ -62,7 +62,7 @@ impl Bell {
 /// A socket that moves to another shard, and all that is known of it. Nothing is read from it between its CONNECT and
 /// CONNACK.
 pub struct Handover {
-    stream: TcpStream,
+    stream: Detached,
     arrival: Arrival,
 }
 
@@ -99,13 +99,13 @@ impl Lanes {
     pub(super) fn hand_over(
         &self,
         home: PeerId,
-        stream: tokio::net::TcpStream,
+        stream: Stream,
         arrival: Arrival,
-    ) -> Option<(tokio::net::TcpStream, Arrival)> {
+    ) -> Option<(Stream, Arrival)> {
         if home == self.own {
             return Some((stream, arrival));
         }
-        match stream.into_std() {
+        match stream.detach() {
             Ok(stream) => {
                 let handover = Box::new(Handover { stream, arrival });
                 let _ = self.peers[usize::from(home.0)].send(Mail::Handover(handover));
@@ -140,7 +140,7 @@ fn take(shell: &Rc<Shell>, mail: Mail) {
             shell.bell.answer();
             shell.turn().shard.on_store(Instant::now());
         }
-        Mail::Handover(handover) => match tokio::net::TcpStream::from_std(handover.stream) {
+        Mail::Handover(handover) => match Stream::attach(handover.stream) {
             Ok(stream) => shell.attach(stream, handover.arrival),
             Err(error) => debug!(%error, "a socket could not be taken over"),
         },

@@ -3,22 +3,29 @@
 //! shard's clients would wait while another idles, its queue would be lost when it stops, and a second broker of the
 //! same user would take half of the clients instead of being told that the port is in use.)
 
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::config::Bind;
+
 use super::admission::Gate;
 use super::handshake;
 use super::shell::Shell;
+use super::stream::{Peer, Stream};
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -31,8 +38,8 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// What all shards know of a listener.
 pub struct Door {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens; with the port that the system chose.
+    pub address: Bind,
     /// Its side of TLS, if it speaks that.
     pub tls: Option<Arc<ServerConfig>>,
     /// Whether a client may come without credentials.
@@ -51,14 +58,14 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    fn failed(&self, address: SocketAddr, error: &io::Error) {
+    fn failed(&self, address: &Bind, error: &io::Error) {
         if !self.is_on.swap(true, Relaxed) {
             warn!(%address, %error, "cannot accept connections for now");
         }
         *self.last_failure() = Some(Instant::now());
     }
 
-    fn succeeded(&self, address: SocketAddr) {
+    fn succeeded(&self, address: &Bind) {
         let over = || self.last_failure().is_none_or(|last| last.elapsed() >= QUIET);
         if self.is_on.load(Relaxed) && over() && self.is_on.swap(false, Relaxed) {
             info!(%address, "accepting connections again");
@@ -73,16 +80,56 @@ impl Trouble {
 /// One shard's end of a listener.
 pub struct Listener {
     /// The listening socket.
-    pub socket: TcpListener,
+    pub socket: Listening,
     /// What all shards know of it.
     pub door: Arc<Door>,
 }
 
-/// Binds a listening socket.
-///
-/// # Errors
-/// The system's, `AddrInUse` among them.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Listening {
+    /// For TCP.
+    Tcp(TcpListener),
+    /// For processes of this machine.
+    Unix(UnixListener),
+}
+
+impl Listening {
+    /// Binds a listening socket.
+    ///
+    /// # Errors
+    /// The system's, `AddrInUse` among them.
+    pub fn bind(to: &Bind) -> io::Result<Listening> {
+        match to {
+            Bind::Tcp(address) => bind(*address).map(Listening::Tcp),
+            Bind::Unix { path, mode } => bind_unix(path, *mode).map(Listening::Unix),
+        }
+    }
+
+    /// The same socket once more.
+    ///
+    /// # Errors
+    /// The system's: there are no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Listening> {
+        match self {
+            Listening::Tcp(socket) => socket.try_clone().map(Listening::Tcp),
+            Listening::Unix(socket) => socket.try_clone().map(Listening::Unix),
+        }
+    }
+
+    /// Where it listens: what was asked for, with the port that the system chose.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address(&self, asked: &Bind) -> io::Result<Bind> {
+        match self {
+            Listening::Tcp(socket) => socket.local_addr().map(Bind::Tcp),
+            Listening::Unix(_) => Ok(asked.clone()),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A port whose last connections are in TIME_WAIT is free.
     socket.set_reuse_address(true)?;
@@ -96,27 +143,78 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Nobody can connect before it listens, so nobody does before the file has its mode.
+fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Removes the socket file of a process that is gone. One on which somebody listens stays, and so does any other file:
+/// to bind is an error then.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let is_refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(is_refused) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// A listening socket in a shard's runtime.
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Accepting {
+    fn new(socket: Listening) -> io::Result<Accepting> {
+        match socket {
+            Listening::Tcp(socket) => tokio::net::TcpListener::from_std(socket).map(Accepting::Tcp),
+            Listening::Unix(socket) => tokio::net::UnixListener::from_std(socket).map(Accepting::Unix),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Accepting::Tcp(socket) => {
+                let (stream, address) = socket.accept().await?;
+                // Small packets are not to wait for the acknowledgement of earlier ones. It fails only on a socket
+                // that has ended.
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Tcp(stream), Peer::Ip(address)))
+            }
+            Accepting::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                let peer = Peer::of(&stream);
+                Ok((Stream::Unix(stream), peer))
+            }
+        }
+    }
+}
+
 /// Accepts for as long as it is not aborted.
 pub(super) async fn accept(shell: Rc<Shell>, listener: Listener) {
     let Listener { socket, door } = listener;
-    let socket = match tokio::net::TcpListener::from_std(socket) {
+    let socket = match Accepting::new(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(address = %door.address, %error, "cannot accept connections"),
     };
     let mut rest = REST.0;
     loop {
         match socket.accept().await {
-            Ok((stream, address)) => {
+            Ok((stream, peer)) => {
                 rest = REST.0;
-                door.trouble.succeeded(door.address);
-                // Small packets are not to wait for the acknowledgement of earlier ones. It fails only on a socket
-                // that has ended.
-                let _ = stream.set_nodelay(true);
-                spawn_local(handshake::run(shell.clone(), door.clone(), stream, address));
+                door.trouble.succeeded(&door.address);
+                spawn_local(handshake::run(shell.clone(), door.clone(), stream, peer));
             }
             Err(error) if concerns_one(&error) => {}
             Err(error) => {
-                door.trouble.failed(door.address, &error);
+                door.trouble.failed(&door.address, &error);
                 sleep(rest).await;
                 rest = (rest * 2).min(REST.1);
             }
@@ -146,5 +244,22 @@ mod tests {
         };
         let has_v6 = bind(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0))).is_ok();
         assert!(!has_v6 || (0..20).any(|_| shared().is_ok()), "IPv4's port is another");
+    }
+
+    #[test]
+    fn a_stale_socket_file_gives_way_and_one_in_use_or_any_other_file_does_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("mqtt.sock");
+        let first = bind_unix(&path, 0o600).expect("nobody is there");
+        let mode = || fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        assert_eq!(bind_unix(&path, 0o660).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        let _second = bind_unix(&path, 0o660).expect("the first is gone");
+        assert_eq!(mode(), 0o660);
+        let file = folder.path().join("precious");
+        fs::write(&file, "data").expect("written");
+        assert_eq!(bind_unix(&file, 0o660).expect_err("a file").kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read(&file).expect("still there"), b"data");
     }
 }

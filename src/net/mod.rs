@@ -15,5 +15,6 @@ pub mod listener;
 mod refusal;
 pub mod shell;
 mod sockets;
+pub mod stream;
 pub mod tls;
 mod transport;

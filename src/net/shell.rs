@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -29,6 +28,7 @@ use super::lane::{self, Bell, Lanes, Mail};
 use super::listener::{self, Listener};
 use super::refusal::Refusal;
 use super::sockets::{Opened, Scratch, Socket, Sockets};
+use super::stream::Stream;
 
 /// How long connections may take to end when the server does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -130,14 +130,14 @@ impl Shell {
     }
 
     /// Brings a client to the shard where its session lives.
-    pub(super) fn bring_home(self: &Rc<Self>, home: PeerId, stream: TcpStream, arrival: Arrival) {
+    pub(super) fn bring_home(self: &Rc<Self>, home: PeerId, stream: Stream, arrival: Arrival) {
         if let Some((stream, arrival)) = self.lanes.hand_over(home, stream, arrival) {
             self.attach(stream, arrival);
         }
     }
 
     /// Attaches a client whose session lives here; CONNACK is written at the turn's end.
-    pub(super) fn attach(self: &Rc<Self>, stream: TcpStream, arrival: Arrival) {
+    pub(super) fn attach(self: &Rc<Self>, stream: Stream, arrival: Arrival) {
         if self.stopping.get() {
             return;
         }
@@ -145,13 +145,8 @@ impl Shell {
         // It was decoded once before, to learn whose it is.
         let Ok(Packet::Connect(connect)) = codec::decode(Version::V5, &frame) else { return };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let attach = Attach {
-            connect: &connect,
-            client_id,
-            assigned: assigned.is_some(),
-            principal: &principal,
-            address,
-        };
+        let attach =
+            Attach { connect: &connect, client_id, assigned: assigned.is_some(), principal: &principal };
         let mut turn = self.turn();
         let connected = turn.shard.connect(Instant::now(), attach);
         // The connection that this one took over must leave its place first.

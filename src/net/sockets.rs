@@ -2,18 +2,16 @@
 //! [`ConnectionId`]. How to read and to write is here; when it is done is for `connection` and `flusher` to say.
 
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
 use crate::broker::shard::{ConnectionId, ReceiveState, Shard};
 use crate::outbound::Outbound;
 
 use super::admission::Permit;
+use super::stream::{Peer, Stream};
 use super::transport::{NonBlocking, Transport};
 
 /// What one read takes at most. The bytes go to the shard at once, so an idle connection needs no buffer.
@@ -40,9 +38,9 @@ impl Scratch {
 /// A connection's socket and what belongs to it. There may be very many: every byte counts.
 pub(super) struct Socket {
     pub(super) id: ConnectionId,
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) transport: Transport,
-    pub(super) address: SocketAddr,
+    pub(super) address: Peer,
     /// Counts the connection for as long as there is one.
     pub(super) permit: Permit,
     /// Bytes that the shard has not consumed: a part of a packet, or what came while it was paused.
@@ -72,9 +70,9 @@ pub(super) enum Reading {
 
 /// A new connection's socket.
 pub(super) struct Opened {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) transport: Transport,
-    pub(super) address: SocketAddr,
+    pub(super) address: Peer,
     pub(super) permit: Permit,
     /// What was read behind its CONNECT.
     pub(super) rest: Vec<u8>,
@@ -201,7 +199,7 @@ impl Socket {
     /// How many bytes there were; `None` to wait, an error when there are no more.
     fn poll_read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> io::Result<Option<usize>> {
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+        match self.stream.poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(None),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),

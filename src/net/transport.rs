@@ -4,9 +4,10 @@
 use std::io::{self, BufRead, IoSlice, Write};
 
 use rustls::ServerConnection;
-use tokio::net::TcpStream;
 
 use crate::outbound::Outbound;
+
+use super::stream::Stream;
 
 /// How many pieces one write takes at most.
 const SLICES: usize = 32;
@@ -139,7 +140,7 @@ fn write_slices(
 }
 
 /// Writes to a socket as far as it takes without waiting.
-pub(super) struct NonBlocking<'a>(pub(super) &'a TcpStream);
+pub(super) struct NonBlocking<'a>(pub(super) &'a Stream);
 
 impl Write for NonBlocking<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,21 +46,27 @@ pub fn on_any_port() -> ListenerConfig {
 
 /// What a client talks through.
 trait Stream: Read + Write + Send {
-    fn socket(&self) -> &TcpStream;
+    fn socket(&self) -> SockRef<'_>;
 
     /// TLS says that nothing follows.
     fn close_notify(&mut self) {}
 }
 
 impl Stream for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self)
+    }
+}
+
+impl Stream for UnixStream {
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self)
     }
 }
 
 impl Stream for StreamOwned<ClientConnection, TcpStream> {
-    fn socket(&self) -> &TcpStream {
-        &self.sock
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.sock)
     }
 
     fn close_notify(&mut self) {
@@ -94,6 +101,13 @@ impl Client {
 
     fn new(stream: Box<dyn Stream>, version: Version) -> Client {
         Client { stream, version, partial: Vec::new(), received: VecDeque::new(), last_id: 0 }
+    }
+
+    /// The same over a Unix socket.
+    pub fn open_unix(path: &Path, version: Version) -> Client {
+        let socket = UnixStream::connect(path).expect("the broker accepts");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        Client::new(Box::new(socket), version)
     }
 
     /// A TLS connection, its handshake done, on which nothing has been said yet.
@@ -352,7 +366,7 @@ impl Client {
 
     /// Ends the connection by a reset.
     pub fn reset(self) {
-        SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
+        self.stream.socket().set_linger(Some(Duration::ZERO)).expect("a socket");
     }
 
     /// Sends DISCONNECT and waits until the broker has closed.

@@ -2,7 +2,6 @@
 //! in, [`World::run`] lets everything settle, packets come out.
 #![allow(dead_code)]
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -182,13 +181,8 @@ impl World {
         let assigned = format!("assigned-{}", self.clients.len());
         let client_id = if connect.client_id.is_empty() { &assigned } else { connect.client_id };
         let shard = home(client_id, self.shards.len());
-        let attach = Attach {
-            connect: &connect,
-            client_id,
-            assigned: connect.client_id.is_empty(),
-            principal,
-            address: SocketAddr::from(([127, 0, 0, 1], 1)),
-        };
+        let attach =
+            Attach { connect: &connect, client_id, assigned: connect.client_id.is_empty(), principal };
         let connection = self.shards[shard].connect(self.now, attach)?;
         self.clients.push(Client {
             version: connect.version,

@@ -2,7 +2,6 @@
 //! and what becomes of the session and the will.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 
 use weirmq::broker::shard::Attach;
 use weirmq::principal::Principal;
@@ -80,10 +79,9 @@ impl Sim {
             username: None,
             password: None,
         };
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let principal = owner_of(client);
         let (connect, principal) = (&connect, &principal);
-        let attach = Attach { connect, client_id: &id, assigned: false, principal, address };
+        let attach = Attach { connect, client_id: &id, assigned: false, principal };
         let connection =
             self.broker.shards[shard].connect(self.now, attach).expect("a client that does nothing wrong");
         // Of a connection that was taken over; its session may be over with it.

@@ -14,7 +14,6 @@ mod subscribe;
 mod timeout;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,8 +70,6 @@ pub struct Attach<'a> {
     pub assigned: bool,
     /// Whom it has proved to be.
     pub principal: &'a Principal,
-    /// Where the client is.
-    pub address: SocketAddr,
 }
 
 /// How far [`Shard::receive`] came.
