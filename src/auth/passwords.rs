@@ -1,0 +1,216 @@
+//! A password file: who there is, and the hash of each password. Whatever is odd in it makes it unusable, with the line
+//! that is wrong: half of a file must not become all of the users.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::HashMap;
+use ring::hmac;
+use ring::rand::SystemRandom;
+
+use super::hash::Hash;
+use super::{Attempt, Judgement, Method, Work};
+use crate::config::ConfigError;
+use crate::principal::Principal;
+
+/// The largest password file that is read: some million users.
+const LARGEST: u64 = 256 << 20;
+
+/// How many verified passwords are remembered at most.
+const MOST_REMEMBERED: usize = 100_000;
+
+/// The users of a password file, with what is remembered of those who have logged in.
+pub struct Passwords {
+    users: HashMap<Arc<str>, Hash>,
+    /// Costs as much as the costliest of the file: for users that there are not.
+    dummy: Hash,
+    key: hmac::Key,
+    /// Of each user the MAC of the password that was right: comparing it costs next to nothing, and it says nothing to
+    /// anybody who does not have the key, which lives in this memory alone.
+    remembered: Mutex<HashMap<Arc<str>, hmac::Tag>>,
+}
+
+impl Passwords {
+    /// Reads a file that nobody but its owner and group can read or write.
+    ///
+    /// # Errors
+    /// What is wrong with it, and in which line.
+    pub fn read(path: &Path) -> Result<Passwords, ConfigError> {
+        let text = read_private(path)?;
+        Passwords::parse(&text).map_err(|(line, reason)| {
+            let place = path.display();
+            let place = if line == 0 { place.to_string() } else { format!("{place}:{line}") };
+            ConfigError::at(place, reason)
+        })
+    }
+
+    /// Takes a file's contents.
+    ///
+    /// # Errors
+    /// What is wrong, and in which line; 0 if it is about no line.
+    pub fn parse(text: &[u8]) -> Result<Passwords, (usize, String)> {
+        let mut users = HashMap::new();
+        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            let wrong = |reason: String| (index + 1, reason);
+            let line = std::str::from_utf8(line).map_err(|_| wrong("not UTF-8".to_owned()))?;
+            let line = line.trim_end();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (user, hash) = line.split_once(':').ok_or_else(|| wrong("no colon: not user:hash".to_owned()))?;
+            check_user(user).map_err(wrong)?;
+            let hash = Hash::parse(hash).map_err(wrong)?;
+            if users.insert(user.into(), hash).is_some() {
+                return Err(wrong(format!("the user {user:?} is there already")));
+            }
+        }
+        let costliest = users.values().max_by_key(|hash| hash.cost()).map(Hash::nobodys);
+        let dummy = costliest.ok_or_else(|| (0, "no user in it".to_owned()))?;
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = key.map_err(|_| (0, "the system has no randomness".to_owned()))?;
+        Ok(Passwords { users, dummy, key, remembered: Mutex::default() })
+    }
+
+    /// How many users there are.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// There is always one.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    fn remember(&self, user: &Arc<str>, password: &[u8]) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() < MOST_REMEMBERED || remembered.contains_key(user) {
+            remembered.insert(user.clone(), hmac::sign(&self.key, &said(user, password)));
+        }
+    }
+}
+
+/// What a MAC is made of: the user's name is in it, so that one user's is none of another's.
+fn said(user: &str, password: &[u8]) -> Vec<u8> {
+    let len = (user.len() as u64).to_le_bytes();
+    [&len, user.as_bytes(), password].concat()
+}
+
+impl Method for Passwords {
+    fn recall(&self, attempt: &Attempt) -> Option<Principal> {
+        let (user, password) = attempt.pair()?;
+        let tag = *self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(user)?;
+        let user = self.users.get_key_value(user)?.0;
+        hmac::verify(&self.key, &said(user, password), tag.as_ref()).ok()?;
+        Some(Principal::of_user(user.clone()))
+    }
+
+    fn memory(&self) -> usize {
+        self.users.values().map(Hash::memory).max().unwrap_or(0)
+    }
+
+    fn judge(&self, attempt: &Attempt, work: &mut Work<'_>) -> Judgement {
+        let Some((user, password)) = attempt.pair() else {
+            return Judgement::Wrong("a user name and a password are needed");
+        };
+        let known = self.users.get_key_value(user);
+        let hash = known.map_or(&self.dummy, |(_, hash)| hash);
+        // Both are worked out in full, whoever it is.
+        let is_right = work.compare(hash, password) & known.is_some();
+        if let Some((user, _)) = known.filter(|_| is_right) {
+            self.remember(user, password);
+            return Judgement::Right(Principal::of_user(user.clone()));
+        }
+        if hash.cost() < self.dummy.cost() {
+            // To fail costs the same for every name, so that its time does not tell which ones there are.
+            work.compare(&self.dummy, password);
+        }
+        Judgement::Wrong("the user and the password do not go together")
+    }
+
+    fn knows(&self, user: &str) -> bool {
+        self.users.contains_key(user)
+    }
+}
+
+/// Whether a password file can have this user.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_user(user: &str) -> Result<(), String> {
+    let reason = if user.is_empty() {
+        "no user before the colon"
+    } else if user.trim() != user || user.starts_with('#') {
+        "a user name cannot begin with # or a space, nor end with a space"
+    } else if user.contains(|c: char| c == ':' || c.is_control()) {
+        "a user name cannot hold a colon or control characters"
+    } else if user.len() > usize::from(u16::MAX) {
+        "a user name that is too long"
+    } else {
+        return Ok(());
+    };
+    Err(reason.to_owned())
+}
+
+/// Reads a file with secrets, unless others than its owner and group have access to it.
+///
+/// # Errors
+/// It cannot be read, or others can.
+pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let wrong = |reason: String| ConfigError::at(path.display().to_string(), reason);
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    // Of the file that was opened, not of one that has taken its name since.
+    let facts = file.metadata().map_err(|error| wrong(error.to_string()))?;
+    if !facts.is_file() {
+        return Err(wrong("not a file".to_owned()));
+    }
+    if facts.mode() & 0o007 != 0 {
+        let mode = facts.mode() & 0o777;
+        return Err(wrong(format!("everybody has access to it (mode {mode:o}): chmod 600 it, or 640")));
+    }
+    if facts.len() > LARGEST {
+        return Err(wrong(format!("{} bytes: too large", facts.len())));
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "$7$101$3llQlqSnmH6gboCm$1tVoz8kvZbp62Gq37SZ8Byu0KXB6hU8bUaegqwyAOrcnJ/eVL+798WJ8bKBmreYwkXhOvHFn/yrMRq3bUmRfZA==";
+
+    fn error(text: &str) -> (usize, String) {
+        match Passwords::parse(text.as_bytes()) {
+            Ok(_) => panic!("{text} was taken"),
+            Err(error) => error,
+        }
+    }
+
+    #[test]
+    fn comments_empty_lines_and_the_line_ends_of_other_systems_are_passed_over() {
+        let text = format!("# users\n\nann:{HASH}\r\n#bob:{HASH}\ncarl:{HASH}");
+        let passwords = Passwords::parse(text.as_bytes()).map_err(|(_, reason)| reason).expect("a file");
+        assert!(passwords.knows("ann") && passwords.knows("carl") && passwords.len() == 2);
+        assert!(!passwords.knows("bob") && !passwords.knows("#bob"));
+    }
+
+    #[test]
+    fn whatever_is_odd_is_an_error_with_its_line() {
+        for text in ["", "\n", "# nobody\n", " \n"] {
+            assert_eq!(error(text), (0, "no user in it".to_owned()));
+        }
+        for line in [
+            "ann", "ann:", ":x", "ann:secret", "ann:$6$", " ann:x", "a\tb:x", "ann:$7$101$3llQlqSnmH6gboCm$1tVoz8k",
+        ] {
+            assert_eq!(error(&format!("ok:{HASH}\n{line}\nend:{HASH}\n")).0, 2, "{line}");
+        }
+        assert_eq!(error(&format!("ann:{HASH}\nann:{HASH}\n")).0, 2);
+        let bytes = [format!("ann:{HASH}\n").as_bytes(), b"\xff\xfe"].concat();
+        assert!(Passwords::parse(&bytes).is_err());
+    }
+}
