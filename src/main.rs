@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use clap::Parser;
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &ServeArgs) -> ExitCode {
-    let mut config = match Config::load(&args.config, std::env::vars_os()) {
+    let load = loader(args);
+    let config = match load() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("weirmq: {error}");
@@ -34,20 +36,30 @@ fn serve(args: &ServeArgs) -> ExitCode {
         println!("weirmq: the configuration is valid");
         return ExitCode::SUCCESS;
     }
-    config.log.level = logging::shifted(config.log.level, i16::from(args.verbose) - i16::from(args.quiet));
     // Until it is dropped, the last lines are not sure to be written.
-    let _log = match logging::start(config.log) {
+    let log = match logging::start(config.log) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("weirmq: {error}");
             return ExitCode::FAILURE;
         }
     };
-    match server::run(config) {
+    match server::run(config, load, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "stopped");
             ExitCode::FAILURE
         }
     }
+}
+
+/// What loads the configuration, at the start and at every reload.
+fn loader(args: &ServeArgs) -> server::Load {
+    let files = args.config.clone();
+    let steps = i16::from(args.verbose) - i16::from(args.quiet);
+    Arc::new(move || {
+        let mut config = Config::load(&files, std::env::vars_os())?;
+        config.log.level = logging::shifted(config.log.level, steps);
+        Ok(config)
+    })
 }

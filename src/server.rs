@@ -2,35 +2,39 @@
 //! to.
 
 mod data;
+mod doors;
+mod reload;
+mod run;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::broker::outbox::Credits;
 use crate::broker::restore::distribute;
 use crate::broker::retained::RetainedLimits;
 use crate::broker::shard::{Shard, ShardSettings};
 use crate::broker::shared::Shared;
-use crate::config::{Bind, Config, ListenerConfig};
+use crate::config::{Bind, Config};
 use crate::limits::Limits;
 use crate::message::PeerId;
-use crate::net::admission::{Admission, Gate};
+use crate::net::admission::Admission;
 use crate::net::lane::{Bell, Lanes, Mail};
-use crate::net::listener::{Door, Listener, Listening, Trouble};
-use crate::net::{shell, tls};
+use crate::net::shell;
 use crate::stats::Stats;
 
 use data::{Data, Opened};
+use doors::Doors;
+
+pub use reload::Taken;
+pub use run::{Load, run};
 
 /// Why the server does not run.
 #[derive(Debug)]
@@ -74,60 +78,16 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Serves until SIGTERM or SIGINT, then ends every connection with its DISCONNECT. A second signal ends it at once.
-///
-/// # Errors
-/// If it cannot start, if a shard or the store fails, or at a second signal.
-pub fn run(config: Config) -> Result<(), ServerError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(ServerError::System)?;
-    runtime.block_on(async {
-        let mut signals = Signals::new().map_err(ServerError::System)?;
-        let mut server = Server::start(config)?;
-        tokio::select! {
-            name = signals.next() => info!(signal = name, "stopping"),
-            ended = server.ended.recv() => {
-                let error = ended.unwrap_or(ServerError::Broken);
-                if matches!(error, ServerError::Store(_)) {
-                    // Nothing can be acknowledged any more: there is nothing to wait for, and nothing more to say.
-                    server.threads.clear();
-                    let _known = server.stop();
-                }
-                return Err(error);
-            }
-        }
-        let stopping = tokio::task::spawn_blocking(move || server.shutdown());
-        tokio::select! {
-            stopped = stopping => stopped.unwrap_or(Err(ServerError::Broken)),
-            _ = signals.next() => Err(ServerError::Interrupted),
-        }
-    })
-}
-
-/// The signals that end the server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
 /// A running server. It ends when this is dropped.
 pub struct Server {
+    /// What it runs by.
+    config: Config,
     addresses: Vec<SocketAddr>,
+    doors: Doors,
+    admission: Arc<Admission>,
+    shared: Arc<Shared>,
+    /// The way to each shard.
+    senders: Vec<mpsc::UnboundedSender<Mail>>,
     stats: Arc<[Arc<Stats>]>,
     threads: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -135,17 +95,6 @@ pub struct Server {
     ended: mpsc::UnboundedReceiver<ServerError>,
     /// Closed once, after the shards.
     data: Data,
-    socket_files: Vec<SocketFile>,
-}
-
-/// The file of a Unix socket that this process has made.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Whoever has removed it already has done the same.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 impl Server {
@@ -162,25 +111,22 @@ impl Server {
         let failed = move |error| drop(failed.send(ServerError::Store(error)));
         let Opened { handles, restored, data } = data::open(&config, &bells, failed)?;
         let admission = Arc::new(Admission::new(&config.limits));
-        let doors: Vec<_> =
-            config.listeners.iter().map(|listener| open(listener, &admission)).collect::<Result<_, _>>()?;
-        let addresses = doors.iter().filter_map(|listener| match &listener.door.address {
-            Bind::Tcp(address) => Some(*address),
-            Bind::Unix { .. } => None,
-        });
-        let addresses = addresses.collect();
-        let socket_files = config.listeners.iter().filter_map(|listener| match &listener.bind {
-            Bind::Unix { path, .. } => Some(SocketFile(path.clone())),
-            Bind::Tcp(_) => None,
-        });
-        let socket_files = socket_files.collect();
+        let (doors, listeners) = Doors::open(&config.listeners, admission.clone())?;
         let (stop, stopped) = watch::channel(false);
-        let stats = (0..config.shards).map(|_| Arc::default()).collect();
-        let mut server = Server { addresses, stats, threads: Vec::new(), stop, ended, data, socket_files };
-        let shared = Arc::new(Shared::new(RetainedLimits {
-            messages: config.limits.retained_messages,
-            bytes: config.limits.retained_bytes,
-        }));
+        let shared = Arc::new(Shared::new(retained_limits(&config.limits)));
+        let mut server = Server {
+            addresses: doors.addresses(),
+            stats: (0..config.shards).map(|_| Arc::default()).collect(),
+            threads: Vec::new(),
+            config: config.clone(),
+            shared: shared.clone(),
+            senders: senders.clone(),
+            doors,
+            admission,
+            stop,
+            ended,
+            data,
+        };
         data::tell(&restored);
         let shares = distribute(restored, &shared, &config.queues, config.shards as u16);
         let common = Common {
@@ -201,7 +147,7 @@ impl Server {
                 lanes: Lanes::new(settings.id, common.senders.clone()),
                 mail,
                 bell,
-                listeners: duplicate(&doors)?,
+                listeners: doors::duplicate(&listeners)?,
                 stop: common.stopped.clone(),
             };
             let shared = common.shared.clone();
@@ -217,9 +163,7 @@ impl Server {
         starting.iter().try_for_each(Starting::wait)?;
         starting.into_iter().for_each(Starting::go);
         data::promise(&config);
-        for Listener { door, .. } in &doors {
-            info!(address = %door.address, tls = door.tls.is_some(), "listening");
-        }
+        server.doors.all().for_each(|door| doors::tell(&door));
         Ok(server)
     }
 
@@ -289,7 +233,7 @@ impl Server {
 
     fn stop(&mut self) -> Result<(), ServerError> {
         // While it is listened to, the file is surely this process's own.
-        self.socket_files.clear();
+        self.doors.remove_files();
         self.stop.send_replace(true);
         // All of them, whatever became of the first.
         let failed = self.threads.drain(..).filter_map(|thread| thread.join().err()).count();
@@ -307,28 +251,8 @@ impl Drop for Server {
     }
 }
 
-fn open(config: &ListenerConfig, admission: &Arc<Admission>) -> Result<Listener, ServerError> {
-    let asked = &config.bind;
-    let tls = config.tls.as_ref().map(tls::server_config).transpose();
-    let tls = tls.map_err(|error| ServerError::Tls(asked.clone(), error))?;
-    let listen = |error| ServerError::Listen(asked.clone(), error);
-    let socket = Listening::bind(asked).map_err(listen)?;
-    let door = Door {
-        address: socket.address(asked).map_err(listen)?,
-        tls,
-        allow_anonymous: config.allow_anonymous,
-        gate: Arc::new(Gate::new(admission.clone(), config.max_connections)),
-        trouble: Trouble::default(),
-    };
-    Ok(Listener { socket, door: Arc::new(door) })
-}
-
-/// Every listener once more, for one more shard.
-fn duplicate(listeners: &[Listener]) -> Result<Vec<Listener>, ServerError> {
-    let duplicate = |listener: &Listener| {
-        Ok(Listener { socket: listener.socket.try_clone()?, door: listener.door.clone() })
-    };
-    listeners.iter().map(duplicate).collect::<io::Result<_>>().map_err(ServerError::System)
+fn retained_limits(limits: &Limits) -> RetainedLimits {
+    RetainedLimits { messages: limits.retained_messages, bytes: limits.retained_bytes }
 }
 
 /// What all shards are started with.

@@ -62,7 +62,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dev_certs", &[]),
     (
         "server",
-        &["broker", "config", "limits", "message", "net", "meter", "target", "stats", "store", "clock"],
+        &[
+            "broker", "config", "limits", "message", "net", "meter", "target", "stats", "store", "clock",
+            "logging",
+        ],
     ),
     ("offline", &["protocol", "message", "meter", "target", "limits", "session", "store", "clock"]),
     ("arguments", &["offline", "client", "dev_certs"]),

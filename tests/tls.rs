@@ -94,7 +94,7 @@ fn der(file: &Path) -> CertificateDer<'static> {
 }
 
 fn tls(certificates: Vec<CertificateFiles>) -> TlsConfig {
-    TlsConfig { certificates, client_ca: None, require_client_cert: false }
+    TlsConfig { certificates, client_ca: None, client_crl: None, require_client_cert: false }
 }
 
 /// A broker with one listener that speaks TLS.
@@ -371,7 +371,7 @@ fn a_file_that_cannot_be_used_is_named_with_its_key() {
     let authority = Authority::new();
     let good = authority.sign("server", &["localhost"]);
     let missing = authority.folder.path().join("missing.pem");
-    let start = |tls: TlsConfig| weirmq::net::tls::server_config(&tls).expect_err("is refused");
+    let start = |tls: TlsConfig| weirmq::net::tls::Tls::read(&tls, None).expect_err("is refused");
     let with_key = |key: &Path| tls(vec![CertificateFiles { key: key.into(), ..good.clone() }]);
     let with_cert = |cert: &Path| tls(vec![CertificateFiles { cert: cert.into(), ..good.clone() }]);
     let ca = TlsConfig { client_ca: Some(good.key.clone()), ..tls(vec![good.clone()]) };

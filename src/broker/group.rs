@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::outbox::{Item, Join};
 use super::roster::{Member, Roster};
-use crate::limits::{Limits, Overflow, Strategy};
+use crate::limits::{Limits, Overflow, QueueRule, ShareRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
@@ -27,12 +27,28 @@ const LOOK_AHEAD: usize = 256;
 #[derive(Debug)]
 pub struct Group {
     queue_id: QueueId,
+    name: Box<str>,
+    filter: Box<str>,
     meter: Arc<QueueMeter>,
     queue: Backlog,
     roster: Roster,
     /// Its last member has left. Others that left before may still say so, over slower lanes, and give back what they
     /// hold: until then it is not over.
     deserted: bool,
+}
+
+/// What a group is made with.
+pub struct GroupSettings<'a> {
+    /// Its queue.
+    pub queue: QueueId,
+    /// Its name, the NAME of `$share/NAME/FILTER`.
+    pub name: &'a str,
+    /// Its plain filter.
+    pub filter: &'a str,
+    /// What its queue holds against its limits.
+    pub meter: Arc<QueueMeter>,
+    /// Whether what is durable in its queue can be had from the disk again.
+    pub paged: bool,
 }
 
 /// How a group tells a peer something.
@@ -57,10 +73,24 @@ pub struct GroupContext<'a> {
 }
 
 impl Group {
-    /// A group without members; what is durable in its queue can be had from the disk again if `paged`.
-    pub fn new(queue_id: QueueId, strategy: Strategy, meter: Arc<QueueMeter>, paged: bool) -> Group {
-        let (queue, roster) = (Backlog::new(paged), Roster::new(strategy));
-        Group { queue_id, meter, queue, roster, deserted: false }
+    /// A group without members, which picks them as the rules say.
+    pub fn new(settings: GroupSettings<'_>, rules: &[ShareRule]) -> Group {
+        let GroupSettings { queue, name, filter, meter, paged } = settings;
+        Group {
+            queue_id: queue,
+            roster: Roster::new(ShareRule::strategy(rules, name)),
+            name: name.into(),
+            filter: filter.into(),
+            meter,
+            queue: Backlog::new(paged),
+            deserted: false,
+        }
+    }
+
+    /// From now on it picks members and is bounded as these rules say. What was given stays with whom it was given.
+    pub fn reconfigure(&mut self, shares: &[ShareRule], queues: &[QueueRule]) {
+        self.roster.set_strategy(ShareRule::strategy(shares, &self.name));
+        self.meter.bind(queues, [&*self.filter]);
     }
 
     /// The group had `waiting` on disk when the broker was started; who calls this counts them.

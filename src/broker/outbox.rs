@@ -188,6 +188,11 @@ impl Outbox {
         Outbox { own, own_items: VecDeque::new(), own_bytes: 0, lanes, credits, limit }
     }
 
+    /// From now on there are `limit` bytes of credit towards each peer.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Tells `to`, at the end of the turn.
     pub fn push(&mut self, to: PeerId, item: Item) {
         let size = item.size();

@@ -59,6 +59,8 @@ pub struct HomeGroup {
     pub queue: QueueId,
     /// Its ShareName.
     pub name: Box<str>,
+    /// Its plain filter.
+    pub filter: Box<str>,
     /// What waits in it.
     pub waiting: Waiting,
 }
@@ -95,7 +97,8 @@ pub fn distribute(restored: Restored, shared: &Shared, rules: &[QueueRule], peer
         meter.hold(waiting.messages, waiting.bytes);
         meters.insert(queue, Arc::new(meter));
         let home = usize::from(group_home(name, filter, peers).0);
-        shares[home].groups.push(HomeGroup { queue, name: name.into(), waiting });
+        let (name, filter) = (name.into(), filter.into());
+        shares[home].groups.push(HomeGroup { queue, name, filter, waiting });
     }
     // Any shard may end them.
     shares[0].deserted = waiting.into_keys().collect();

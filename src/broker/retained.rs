@@ -62,6 +62,11 @@ impl Retained {
         Retained { messages: BTreeMap::new(), bytes: 0, limits }
     }
 
+    /// Keeps to other limits from now on. What is retained already stays.
+    pub fn set_limits(&mut self, limits: RetainedLimits) {
+        self.limits = limits;
+    }
+
     /// Whether a message to `topic` of `size` bytes (see [`Message::size`]) can be retained. What replaces another
     /// always can, up to an eighth over the limit; from there on it must not be larger than what it replaces.
     ///

@@ -39,6 +39,13 @@ impl Roster {
         Roster { strategy, members: Vec::new(), next: 0, stuck_to: None }
     }
 
+    /// Chooses otherwise from now on.
+    pub(super) fn set_strategy(&mut self, strategy: Strategy) {
+        if self.strategy != strategy {
+            (self.strategy, self.stuck_to) = (strategy, None);
+        }
+    }
+
     /// The member whose session this is.
     pub(super) fn member(&mut self, session: QueueId) -> Option<&mut Member> {
         self.members.iter_mut().find(|member| member.session == session)

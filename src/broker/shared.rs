@@ -143,6 +143,11 @@ impl Shared {
         self.retained.read().expect(POISON)
     }
 
+    /// Retains as much as `limits` say from now on.
+    pub fn set_retained_limits(&self, limits: RetainedLimits) {
+        self.retained.write().expect(POISON).set_limits(limits);
+    }
+
     /// Takes up what was retained before, of which `version` was the newest that anybody has seen.
     pub fn restore_retained(&self, messages: Vec<Arc<Message>>, version: u64) {
         let mut retained = self.retained.write().expect(POISON);

@@ -101,6 +101,14 @@ impl SysTopics {
         }
     }
 
+    /// Speaks every `interval` from now on, if this is the shard that does.
+    pub fn set_interval(&mut self, now: Instant, interval: Duration) {
+        if self.next.is_some() && interval != self.interval && !interval.is_zero() {
+            self.interval = interval;
+            self.next = Some(now + interval);
+        }
+    }
+
     /// When it has something to say.
     pub fn next(&self) -> Option<Instant> {
         self.next

@@ -8,7 +8,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 /// Reads a certificate chain (PEM), of which the first certificate is well-formed.
 ///
@@ -51,6 +51,20 @@ pub fn read_authorities(file: &Path) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| not_a_certificate(file, &error))?;
     }
     Ok(roots)
+}
+
+/// Reads the lists (PEM) of what authorities have revoked.
+///
+/// # Errors
+/// The file cannot be read, or holds no list.
+pub fn read_revocations(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let lists =
+        CertificateRevocationListDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match lists {
+        Ok(lists) if lists.is_empty() => Err(unusable(file, "no revocation list in it (PEM)")),
+        Ok(lists) => Ok(lists),
+        Err(error) => Err(unreadable(file, &error)),
+    }
 }
 
 fn not_a_certificate(file: &Path, error: &rustls::Error) -> String {

@@ -63,6 +63,7 @@ pub(super) struct TlsSettings {
     pub(super) key: Option<PathBuf>,
     pub(super) certificates: Option<Vec<CertificateSettings>>,
     pub(super) client_ca: Option<PathBuf>,
+    pub(super) client_crl: Option<PathBuf>,
     pub(super) require_client_cert: Option<bool>,
 }
 

@@ -168,12 +168,12 @@ impl Layers {
         })
     }
 
-    fn tls(&self, path: &str, settings: TlsSettings) -> Result<TlsConfig, ConfigError> {
+    fn tls(&self, path: &str, mut settings: TlsSettings) -> Result<TlsConfig, ConfigError> {
         let mut certificates = Vec::new();
         if settings.cert.is_some() || settings.key.is_some() {
-            certificates.push(self.certificate(path, settings.cert, settings.key)?);
+            certificates.push(self.certificate(path, settings.cert.take(), settings.key.take())?);
         }
-        for (index, more) in settings.certificates.unwrap_or_default().into_iter().enumerate() {
+        for (index, more) in settings.certificates.take().unwrap_or_default().into_iter().enumerate() {
             certificates.push(self.certificate(
                 &format!("{path}.certificates[{index}]"),
                 more.cert,
@@ -195,7 +195,15 @@ impl Layers {
             }
             None => {}
         }
-        Ok(TlsConfig { certificates, client_ca: settings.client_ca, require_client_cert })
+        if let Some(file) = &settings.client_crl {
+            let read = match settings.client_ca {
+                Some(_) => certificates::read_revocations(file).map(drop),
+                None => Err("needs `client_ca`, the authorities that revoke".to_owned()),
+            };
+            read.map_err(|reason| self.error(&format!("{path}.client_crl"), reason))?;
+        }
+        let TlsSettings { client_ca, client_crl, .. } = settings;
+        Ok(TlsConfig { certificates, client_ca, client_crl, require_client_cert })
     }
 
     fn certificate(

@@ -149,8 +149,18 @@ pub struct TlsConfig {
     pub certificates: Vec<CertificateFiles>,
     /// The authorities (PEM) that client certificates are checked against; with it, clients may present one.
     pub client_ca: Option<PathBuf>,
+    /// What those authorities have revoked (PEM); only ever with `client_ca`.
+    pub client_crl: Option<PathBuf>,
     /// Whether a client without a certificate is refused; only ever true with `client_ca`.
     pub require_client_cert: bool,
+}
+
+impl TlsConfig {
+    /// Every file that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let pairs = self.certificates.iter().flat_map(|files| [&files.cert, &files.key]);
+        pairs.chain(&self.client_ca).chain(&self.client_crl)
+    }
 }
 
 /// A certificate chain and its private key.
@@ -185,4 +195,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+    /// For systemd's journal: without a time, and each line begins with its priority.
+    Journald,
 }

@@ -236,7 +236,8 @@ impl Named for SyncMode {
 }
 
 impl Named for LogFormat {
-    const NAMES: &'static [(&'static str, Self)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("text", LogFormat::Text), ("json", LogFormat::Json), ("journald", LogFormat::Journald)];
 }
 
 /// A value given by its name.

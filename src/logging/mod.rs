@@ -4,9 +4,14 @@ mod lines;
 
 use std::io::{self, IsTerminal};
 
-use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::{Registry, registry};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -31,7 +36,10 @@ pub fn shifted(level: LevelFilter, steps: i16) -> LevelFilter {
 }
 
 /// The log. When it is dropped, the last lines are written.
-pub struct Log(Lines);
+pub struct Log {
+    lines: Lines,
+    level: Handle<LevelFilter, Registry>,
+}
 
 /// Starts logging to standard error, coloured if that is a terminal and `NO_COLOR` is not set.
 ///
@@ -40,35 +48,97 @@ pub struct Log(Lines);
 pub fn start(config: LogConfig) -> io::Result<Log> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let coloured = io::stderr().is_terminal() && !plain;
-    let log = Log(Lines::to(io::stderr())?);
-    let subscriber = subscriber(config, coloured, log.0.clone());
+    let lines = Lines::to(io::stderr())?;
+    let (subscriber, level) = subscriber(config, coloured, lines.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     // What led to a panic is to stand before it, for the process ends with it.
-    let (lines, report) = (log.0.clone(), std::panic::take_hook());
+    let (last, report) = (lines.clone(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {
-        lines.flush();
+        last.flush();
         report(info);
     }));
-    Ok(log)
+    Ok(Log { lines, level })
+}
+
+impl Log {
+    /// Logs what is at least so severe from now on.
+    pub fn set_level(&self, level: LevelFilter) {
+        // It can only fail when there is no log any more.
+        let _ = self.level.modify(|now| *now = level);
+    }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.flush();
+        self.lines.flush();
     }
 }
 
-fn subscriber<W>(config: LogConfig, coloured: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
+type Built = (Box<dyn Subscriber + Send + Sync>, Handle<LevelFilter, Registry>);
+
+fn subscriber<W>(config: LogConfig, coloured: bool, writer: W) -> Built
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(writer)
-        .with_max_level(config.level)
-        .with_target(config.level >= LevelFilter::DEBUG); // which room said it: only those who debug care
-    match config.format {
-        LogFormat::Text => Box::new(builder.with_ansi(coloured).finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+    let (level, handle) = reload::Layer::new(config.level);
+    let registry = registry().with(level);
+    let lines = fmt::layer().with_writer(writer).with_ansi(coloured && config.format == LogFormat::Text);
+    let form = fmt::format();
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match config.format {
+        LogFormat::Text => Box::new(registry.with(lines.event_format(Form {
+            usual: form.clone().with_target(false),
+            detailed: form,
+            prefixed: false,
+        }))),
+        LogFormat::Json => {
+            let form = form.json().flatten_event(true).with_span_list(false);
+            let (usual, detailed) = (form.clone().with_target(false), form);
+            let form = Form { usual, detailed, prefixed: false };
+            Box::new(registry.with(lines.fmt_fields(JsonFields::new()).event_format(form)))
+        }
+        LogFormat::Journald => {
+            // The journal has the time and shows the level.
+            let form = form.without_time().with_level(false);
+            let (usual, detailed) = (form.clone().with_target(false), form);
+            Box::new(registry.with(lines.event_format(Form { usual, detailed, prefixed: true })))
+        }
+    };
+    (subscriber, handle)
+}
+
+/// The form of a line.
+struct Form<E> {
+    usual: E,
+    /// With the room that says it: only those who debug care.
+    detailed: E,
+    /// Begins with the priority, as the journal reads it from standard error: `<6>`.
+    prefixed: bool,
+}
+
+impl<S, N, E> FormatEvent<S, N> for Form<E>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    E: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let level = *event.metadata().level();
+        if self.prefixed {
+            let priority = match level {
+                Level::ERROR => 3,
+                Level::WARN => 4,
+                Level::INFO => 6,
+                _ => 7,
+            };
+            write!(writer, "<{priority}>")?;
+        }
+        let form = if level >= Level::DEBUG { &self.detailed } else { &self.usual };
+        form.format_event(context, writer, event)
     }
 }
 
@@ -96,7 +166,7 @@ mod tests {
     fn logged(config: LogConfig, act: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(config, false, BoxMakeWriter::new(move || writer.clone()));
+        let (subscriber, _) = subscriber(config, false, BoxMakeWriter::new(move || writer.clone()));
         tracing::subscriber::with_default(subscriber, act);
         let bytes = lines.0.lock().expect("no panic before").clone();
         String::from_utf8(bytes).expect("UTF-8")
@@ -126,6 +196,37 @@ mod tests {
         {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_and_no_time() {
+        let config = LogConfig { level: LevelFilter::DEBUG, format: LogFormat::Journald };
+        let text = logged(config, || {
+            tracing::error!("a");
+            tracing::warn!("b");
+            tracing::info!(key = 1, "c");
+            tracing::debug!(target: "room", "d");
+        });
+        assert_eq!(text, "<3>a\n<4>b\n<6>c key=1\n<7>room: d\n");
+    }
+
+    #[test]
+    fn the_level_changes_while_the_log_runs() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let config = LogConfig { level: LevelFilter::WARN, format: LogFormat::Json };
+        let (subscriber, level) = subscriber(config, false, BoxMakeWriter::new(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for (filter, message) in
+                [(LevelFilter::WARN, "one"), (LevelFilter::INFO, "two"), (LevelFilter::OFF, "three")]
+            {
+                level.modify(|now| *now = filter).expect("there is a log");
+                tracing::info!("{message}");
+            }
+        });
+        let bytes = lines.0.lock().expect("no panic before").clone();
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        assert!(text.lines().count() == 1 && text.contains("\"two\""), "{text}");
     }
 
     #[test]

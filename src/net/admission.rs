@@ -16,8 +16,8 @@ use super::stream::Peer;
 /// The bounds of the process.
 #[derive(Debug)]
 pub struct Admission {
-    max_handshakes: usize,
-    max_per_address: usize,
+    max_handshakes: AtomicUsize,
+    max_per_address: AtomicUsize,
     handshakes: Mutex<Handshakes>,
     connections: Counted,
 }
@@ -27,7 +27,7 @@ pub struct Admission {
 struct Counted {
     now: AtomicUsize,
     /// 0: no bound.
-    most: usize,
+    most: AtomicUsize,
 }
 
 /// The connections of one listener, which count among all.
@@ -85,12 +85,21 @@ struct Handshakes {
 impl Admission {
     /// Nobody is in.
     pub fn new(limits: &Limits) -> Admission {
-        Admission {
-            max_handshakes: limits.max_handshakes.max(1),
-            max_per_address: limits.max_handshakes_per_address.max(1),
+        let admission = Admission {
+            max_handshakes: AtomicUsize::new(0),
+            max_per_address: AtomicUsize::new(0),
             handshakes: Mutex::default(),
-            connections: Counted::new(limits.max_connections),
-        }
+            connections: Counted::new(0),
+        };
+        admission.set_limits(limits);
+        admission
+    }
+
+    /// Keeps to other bounds from now on. Who is in stays.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.max_handshakes.store(limits.max_handshakes.max(1), Relaxed);
+        self.max_per_address.store(limits.max_handshakes_per_address.max(1), Relaxed);
+        self.connections.most.store(limits.max_connections, Relaxed);
     }
 
     /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
@@ -100,9 +109,9 @@ impl Admission {
         let (sender, evicted) = oneshot::channel();
         let mut handshakes = self.lock();
         let own = handshakes.under_way.get(&from).map_or(0, VecDeque::len);
-        if own >= self.max_per_address {
+        if own >= self.max_per_address.load(Relaxed) {
             handshakes.evict(from);
-        } else if handshakes.count >= self.max_handshakes {
+        } else if handshakes.count >= self.max_handshakes.load(Relaxed) {
             let fullest = handshakes.under_way.iter().max_by_key(|(_, all)| all.len()).map(|(from, _)| *from);
             fullest.into_iter().for_each(|from| handshakes.evict(from));
         }
@@ -124,6 +133,11 @@ impl Gate {
     /// A listener with room for `most` connections; 0: any number.
     pub fn new(admission: Arc<Admission>, most: usize) -> Gate {
         Gate { admission, connections: Counted::new(most) }
+    }
+
+    /// Has room for `most` connections from now on. Who is in stays.
+    pub fn set_most(&self, most: usize) {
+        self.connections.most.store(most, Relaxed);
     }
 
     /// Makes room for one more handshake of this listener.
@@ -172,11 +186,12 @@ impl Drop for Place {
 
 impl Counted {
     fn new(most: usize) -> Counted {
-        Counted { now: AtomicUsize::new(0), most }
+        Counted { now: AtomicUsize::new(0), most: AtomicUsize::new(most) }
     }
 
     fn add(&self) -> bool {
-        let fits = self.now.fetch_add(1, Relaxed) < self.most || self.most == 0;
+        let most = self.most.load(Relaxed);
+        let fits = self.now.fetch_add(1, Relaxed) < most || most == 0;
         if !fits {
             self.sub();
         }
@@ -185,6 +200,13 @@ impl Counted {
 
     fn sub(&self) {
         self.now.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Permit {
+    /// Whether it is one of this listener.
+    pub(super) fn is_of(&self, gate: &Arc<Gate>) -> bool {
+        Arc::ptr_eq(&self.0, gate)
     }
 }
 

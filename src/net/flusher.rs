@@ -113,6 +113,7 @@ impl Flusher {
             }
         }
         self.trim(now);
+        shell.answer();
         more |= self.cut || state.shard.has_work();
         more
     }

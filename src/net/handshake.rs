@@ -19,11 +19,10 @@ use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 use super::admission::Permit;
 use super::closing::{linger, written};
-use super::listener::Door;
+use super::listener::{Door, Doorway};
 use super::refusal::{self, Refusal};
 use super::shell::Shell;
 use super::stream::{Peer, Stream};
-use super::tls;
 use super::transport::Transport;
 
 /// What one read takes at most: a CONNECT is small, and what follows it may wait.
@@ -32,6 +31,8 @@ const READ: usize = 4096;
 /// A client whose CONNECT may be put before the shard where its session lives.
 pub(super) struct Arrival {
     pub(super) transport: Transport,
+    /// The listener's door by which it came, and the one that it has now.
+    pub(super) door: (Arc<Door>, Doorway),
     /// The whole CONNECT packet.
     pub(super) frame: Vec<u8>,
     /// What was read behind it.
@@ -82,22 +83,23 @@ impl From<io::Error> for Failure {
 }
 
 /// Brings a new socket in, or ends it.
-pub(super) async fn run(shell: Rc<Shell>, door: Arc<Door>, stream: Stream, address: Peer) {
+pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, address: Peer) {
+    let door = doorway.borrow().clone();
     let (_place, evicted) = door.gate.enter(address);
     let transport = match &door.tls {
         None => Transport::Plain,
-        Some(config) => match tls::accept(config) {
+        Some(tls) => match tls.accept() {
             Ok(transport) => transport,
             Err(error) => return info!(%address, %error, "refused"),
         },
     };
     let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false };
     let outcome = tokio::select! {
-        outcome = timeout(shell.limits.connect_timeout, entrance.connect(&shell, &door)) => outcome,
+        outcome = timeout(shell.limits().connect_timeout, entrance.connect(&shell, &door)) => outcome,
         _ = evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
     };
     match outcome {
-        Ok(Ok(accepted)) => entrance.bring_home(&shell, accepted, address),
+        Ok(Ok(accepted)) => entrance.bring_home(&shell, accepted, address, (door, doorway)),
         Ok(Err(failure)) => entrance.end(failure, address).await,
         Err(_) => info!(%address, reason = "no CONNECT within the time limit", "refused"),
     }
@@ -109,12 +111,12 @@ impl Entrance {
         let size = loop {
             self.read(shell).await?;
             if let Some(size) =
-                refusal::find_connect(&self.received, &shell.limits).map_err(Failure::Refused)?
+                refusal::find_connect(&self.received, &shell.limits()).map_err(Failure::Refused)?
             {
                 break size;
             }
         };
-        let connect = refusal::judge(&self.received[..size], &shell.limits, door.allow_anonymous)
+        let connect = refusal::judge(&self.received[..size], &shell.limits(), door.allow_anonymous)
             .map_err(Failure::Refused)?;
         let refuse = |reason, detail: &'static str| {
             Failure::Refused(Refusal::of(&connect, ProtocolError::new(reason, detail)))
@@ -157,11 +159,11 @@ impl Entrance {
     }
 
     /// To the shard where the session lives.
-    fn bring_home(self, shell: &Rc<Shell>, accepted: Accepted, address: Peer) {
+    fn bring_home(self, shell: &Rc<Shell>, accepted: Accepted, address: Peer, door: (Arc<Door>, Doorway)) {
         let Entrance { stream, transport, received: mut frame, .. } = self;
         let Accepted { size, permit, assigned, principal, home } = accepted;
         let rest = frame.split_off(size);
-        let arrival = Arrival { transport, frame, rest, assigned, principal, address, permit };
+        let arrival = Arrival { transport, door, frame, rest, assigned, principal, address, permit };
         shell.bring_home(home, stream, arrival);
     }
 

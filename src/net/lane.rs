@@ -2,7 +2,9 @@
 //! bell by which the store wakes a shard. A lane never waits and never drops; what it may hold is bounded by the credit of
 //! the shard that fills it.
 
+use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::AcqRel;
 use std::time::{Duration, Instant};
@@ -13,10 +15,11 @@ use tracing::debug;
 
 use crate::broker::outbox::Batch;
 use crate::broker::restore::session_home;
-use crate::broker::shard::Shard;
+use crate::broker::shard::{Rules, Shard};
 use crate::message::PeerId;
 
 use super::handshake::Arrival;
+use super::listener::{Door, Listener};
 use super::shell::Shell;
 use super::stream::{Detached, Stream};
 
@@ -31,7 +34,26 @@ pub enum Mail {
     Handover(Box<Handover>),
     /// The store has come further.
     Store,
+    /// Other rules hold from now on.
+    Reload(Arc<Reload>),
+    /// Clients arrive there, too.
+    Listen(Listener),
+    /// Whether the shard still makes turns.
+    Question(Question),
 }
+
+/// What changes while the broker runs.
+pub struct Reload {
+    /// The shard's own rules, if they change.
+    pub rules: Option<Rules>,
+    /// Doors that speak another TLS now: who came by them is to be looked at.
+    pub recheck: Vec<Arc<Door>>,
+    /// Closed when every shard has taken all of this in.
+    pub taken: Question,
+}
+
+/// A question to a shard, which answers by dropping it at the end of a turn.
+pub type Question = mpsc::Sender<Infallible>;
 
 /// How the store wakes a shard: however often it rings, one letter is under way.
 pub struct Bell {
@@ -140,6 +162,9 @@ fn take(shell: &Rc<Shell>, mail: Mail) {
             shell.bell.answer();
             shell.turn().shard.on_store(Instant::now());
         }
+        Mail::Reload(reload) => shell.reload(reload),
+        Mail::Listen(listener) => shell.listen(listener),
+        Mail::Question(question) => shell.ask(question),
         Mail::Handover(handover) => match Stream::attach(handover.stream) {
             Ok(stream) => shell.attach(stream, handover.arrival),
             Err(error) => debug!(%error, "a socket could not be taken over"),

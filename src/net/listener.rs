@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -26,6 +26,7 @@ use super::admission::Gate;
 use super::handshake;
 use super::shell::Shell;
 use super::stream::{Peer, Stream};
+use super::tls::Tls;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -36,19 +37,34 @@ const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 /// Accepting works again when it has not failed for so long: longer than it rests.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What all shards know of a listener.
+/// What all shards know of a listener. It never changes: a reload puts another one into the listener's [`Doorway`], and
+/// who came before it has come by the old one.
 pub struct Door {
     /// Where it listens; with the port that the system chose.
     pub address: Bind,
     /// Its side of TLS, if it speaks that.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<Tls>>,
     /// Whether a client may come without credentials.
     pub allow_anonymous: bool,
     /// Who may come in.
     pub gate: Arc<Gate>,
     /// Whether accepting fails at present.
-    pub trouble: Trouble,
+    pub trouble: Arc<Trouble>,
 }
+
+impl Door {
+    /// Whether both speak the same TLS, if any.
+    pub fn is_tls_of(&self, other: &Door) -> bool {
+        match (&self.tls, &other.tls) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The door of a listener as it is now. Nobody comes in any more once its other end is dropped.
+pub type Doorway = watch::Receiver<Arc<Door>>;
 
 /// A time in which accepting fails, now and then or always: the log tells its beginning and its end.
 #[derive(Debug, Default)]
@@ -82,7 +98,17 @@ pub struct Listener {
     /// The listening socket.
     pub socket: Listening,
     /// What all shards know of it.
-    pub door: Arc<Door>,
+    pub door: Doorway,
+}
+
+impl Listener {
+    /// The listener once more, for another shard.
+    ///
+    /// # Errors
+    /// The system gives no descriptor.
+    pub fn duplicate(&self) -> io::Result<Listener> {
+        Ok(Listener { socket: self.socket.try_clone()?, door: self.door.clone() })
+    }
 }
 
 /// A socket that listens.
@@ -197,24 +223,36 @@ impl Accepting {
     }
 }
 
-/// Accepts for as long as it is not aborted.
+/// Accepts for as long as the listener has a door.
 pub(super) async fn accept(shell: Rc<Shell>, listener: Listener) {
-    let Listener { socket, door } = listener;
+    let Listener { socket, door: doorway } = listener;
+    let mut end = doorway.clone();
+    tokio::select! {
+        () = accept_all(shell, socket, &doorway) => {}
+        _ = end.wait_for(|_| false) => {}
+    }
+}
+
+async fn accept_all(shell: Rc<Shell>, socket: Listening, doorway: &Doorway) {
+    let (address, trouble) = {
+        let door = doorway.borrow();
+        (door.address.clone(), door.trouble.clone())
+    };
     let socket = match Accepting::new(socket) {
         Ok(socket) => socket,
-        Err(error) => return warn!(address = %door.address, %error, "cannot accept connections"),
+        Err(error) => return warn!(%address, %error, "cannot accept connections"),
     };
     let mut rest = REST.0;
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 rest = REST.0;
-                door.trouble.succeeded(&door.address);
-                spawn_local(handshake::run(shell.clone(), door.clone(), stream, peer));
+                trouble.succeeded(&address);
+                spawn_local(handshake::run(shell.clone(), doorway.clone(), stream, peer));
             }
             Err(error) if concerns_one(&error) => {}
             Err(error) => {
-                door.trouble.failed(&door.address, &error);
+                trouble.failed(&address, &error);
                 sleep(rest).await;
                 rest = (rest * 2).min(REST.1);
             }

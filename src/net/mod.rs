@@ -12,6 +12,7 @@ mod flusher;
 mod handshake;
 pub mod lane;
 pub mod listener;
+mod recheck;
 mod refusal;
 pub mod shell;
 mod sockets;

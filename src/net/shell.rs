@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -24,8 +24,9 @@ use super::closing;
 use super::connection::ConnectionTask;
 use super::flusher::{self, Wake};
 use super::handshake::Arrival;
-use super::lane::{self, Bell, Lanes, Mail};
+use super::lane::{self, Bell, Lanes, Mail, Question, Reload};
 use super::listener::{self, Listener};
+use super::recheck;
 use super::refusal::Refusal;
 use super::sockets::{Opened, Scratch, Socket, Sockets};
 use super::stream::Stream;
@@ -55,11 +56,14 @@ pub struct Thread {
 pub(super) struct Shell {
     state: RefCell<State>,
     pub(super) lanes: Lanes,
-    pub(super) limits: Arc<Limits>,
+    limits: RefCell<Arc<Limits>>,
     pub(super) bell: Arc<Bell>,
     flusher: Wake,
+    /// Who asked whether the shard makes turns; dropped at the end of one.
+    question: Cell<Option<Question>>,
     /// Sockets that are being closed.
     pub(super) closing: Cell<usize>,
+    accepting: RefCell<Vec<JoinHandle<()>>>,
     /// The server stops: nobody comes in any more.
     stopping: Cell<bool>,
     /// The last socket is closed.
@@ -85,27 +89,26 @@ pub async fn run(shard: Shard, thread: Thread) {
     let shell = Rc::new(Shell {
         state: RefCell::new(State { shard, sockets: Sockets::default(), scratch: Scratch::new(), stats }),
         lanes,
-        limits,
+        limits: RefCell::new(limits),
         bell,
         flusher: Wake::default(),
+        question: Cell::new(None),
         closing: Cell::new(0),
+        accepting: RefCell::default(),
         stopping: Cell::new(false),
         drained: Notify::new(),
         broken: Notify::new(),
     });
     spawn_local(flusher::run(shell.clone()));
     spawn_local(lane::receive(shell.clone(), mail));
-    let accepting: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| spawn_local(listener::accept(shell.clone(), listener)))
-        .collect();
+    listeners.into_iter().for_each(|listener| shell.listen(listener));
     tokio::select! {
         // An error means that the server itself is gone.
         _ = stop.wait_for(|stop| *stop) => {}
         () = shell.broken.notified() => panic!("a task of this shard panicked"),
     }
-    accepting.iter().for_each(|task| task.abort());
     shell.stopping.set(true);
+    shell.accepting.take().iter().for_each(JoinHandle::abort);
     shell.turn().shard.shutdown(Instant::now());
     shell.wake_flusher();
     // Whoever does not take its last bytes in time has had its time.
@@ -117,6 +120,42 @@ impl Shell {
     /// The shard and all that a turn changes.
     pub(super) fn turn(&self) -> Turn<'_> {
         Turn { state: self.state.borrow_mut(), shell: self }
+    }
+
+    /// The broker's limits as they are now.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        self.limits.borrow().clone()
+    }
+
+    /// Accepts clients there, too.
+    pub(super) fn listen(self: &Rc<Self>, listener: Listener) {
+        if self.stopping.get() {
+            return;
+        }
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|task| !task.is_finished());
+        accepting.push(spawn_local(listener::accept(self.clone(), listener)));
+    }
+
+    /// Goes on by other rules, and lets go of clients whom they no longer admit.
+    pub(super) fn reload(self: &Rc<Self>, reload: Arc<Reload>) {
+        if let Some(rules) = &reload.rules {
+            self.limits.replace(rules.limits.clone());
+            self.turn().shard.reconfigure(Instant::now(), rules);
+        }
+        if !reload.recheck.is_empty() {
+            spawn_local(recheck::run(self.clone(), reload));
+        }
+    }
+
+    /// Answers at the end of a turn.
+    pub(super) fn ask(&self, question: Question) {
+        self.question.set(Some(question));
+    }
+
+    /// A turn is over.
+    pub(super) fn answer(&self) {
+        self.question.take();
     }
 
     /// Something is to be written, sent to a peer or closed.
@@ -141,17 +180,22 @@ impl Shell {
         if self.stopping.get() {
             return;
         }
-        let Arrival { transport, frame, rest, assigned, principal, address, permit } = arrival;
+        let Arrival { transport, door, frame, rest, assigned, principal, address, permit } = arrival;
         // It was decoded once before, to learn whose it is.
         let Ok(Packet::Connect(connect)) = codec::decode(Version::V5, &frame) else { return };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let attach =
             Attach { connect: &connect, client_id, assigned: assigned.is_some(), principal: &principal };
+        let opened = Opened { stream, transport, address, permit, rest };
+        if !recheck::admits_still(&door, &opened.transport) {
+            let error = recheck::no_longer();
+            info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
+            return closing::refuse(self, opened, &Refusal::of(&connect, error));
+        }
         let mut turn = self.turn();
         let connected = turn.shard.connect(Instant::now(), attach);
         // The connection that this one took over must leave its place first.
         self.reap(&mut turn);
-        let opened = Opened { stream, transport, address, permit, rest };
         match connected {
             Ok(id) => {
                 turn.sockets.insert(Socket::new(id, opened));

@@ -1,6 +1,7 @@
 //! The TLS side of a listener: TLS 1.2 and 1.3, certificates chosen by the name that the client asks for, session
 //! tickets, and client certificates where the listener has an authority for them.
 
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use rustls::client::verify_server_name;
@@ -12,7 +13,7 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::config::{TlsConfig, certificates};
 
@@ -21,17 +22,79 @@ use super::transport::Transport;
 /// The name of MQTT in ALPN. A client need not offer any.
 const ALPN: &[u8] = b"mqtt";
 
+/// The TLS side of a listener, made of what its files held at one moment.
+#[derive(Debug)]
+pub struct Tls {
+    server: Arc<ServerConfig>,
+    /// What client certificates are checked by, where there are any.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    config: TlsConfig,
+    /// Of what the files held.
+    digest: u64,
+}
+
+impl Tls {
+    /// Reads the files of a listener. Where they are as they were for `before`, so is the result: session tickets that it
+    /// has given stay good.
+    ///
+    /// # Errors
+    /// Which key of the configuration names a file that cannot be used, which file, and what is wrong with it.
+    pub fn read(config: &TlsConfig, before: Option<&Arc<Tls>>) -> Result<Arc<Tls>, String> {
+        // Before they are read for good: if one changes in between, the next look finds that out.
+        let digest = digest(config);
+        if let Some(before) = before
+            && (&before.config, before.digest) == (config, digest)
+        {
+            return Ok(before.clone());
+        }
+        let provider = Arc::new(default_provider());
+        let clients = client_verifier(config, &provider)?;
+        let server = server_config(config, provider, clients.clone())?;
+        Ok(Arc::new(Tls { server, clients, config: config.clone(), digest }))
+    }
+
+    /// The transport of a new connection.
+    ///
+    /// # Errors
+    /// If the configuration cannot serve any connection.
+    pub(super) fn accept(&self) -> Result<Transport, rustls::Error> {
+        Ok(Transport::Tls(Box::new(ServerConnection::new(self.server.clone())?)))
+    }
+
+    /// Whether a client with this certificate (the leaf, and what leads to its authority) may be here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn recheck(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
+        let Some(clients) = &self.clients else { return Ok(()) };
+        match chain.split_first() {
+            Some((leaf, rest)) => clients.verify_client_cert(leaf, rest, now).map(drop),
+            None if clients.client_auth_mandatory() => Err(rustls::Error::NoCertificatesPresented),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A number that changes when a file does.
+fn digest(config: &TlsConfig) -> u64 {
+    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
+    for file in config.files() {
+        std::fs::read(file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// The configuration of rustls for a listener.
-///
-/// # Errors
-/// Which key of the configuration names a file that cannot be used, which file, and what is wrong with it.
-pub fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
-    let provider = Arc::new(default_provider());
+fn server_config(
+    config: &TlsConfig,
+    provider: Arc<CryptoProvider>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, String> {
     let internal = |error: rustls::Error| format!("listener.tls: {error}");
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(internal)?;
-    let builder = match client_verifier(config, &provider)? {
+    let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
@@ -51,16 +114,17 @@ fn client_verifier(
     let key = |error| format!("listener.tls.client_ca: {error}");
     let roots = Arc::new(certificates::read_authorities(file).map_err(key)?);
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    let builder = match &config.client_crl {
+        Some(file) => {
+            let crls = certificates::read_revocations(file)
+                .map_err(|error| format!("listener.tls.client_crl: {error}"))?;
+            // As others do it: of the chain only the client's own, for authorities seldom publish a list of each other.
+            builder.with_crls(crls).only_check_end_entity_revocation()
+        }
+        None => builder,
+    };
     let builder = if config.require_client_cert { builder } else { builder.allow_unauthenticated() };
     builder.build().map(Some).map_err(|error| key(format!("{}: {error}", file.display())))
-}
-
-/// The transport of a new connection.
-///
-/// # Errors
-/// If the configuration cannot serve any connection.
-pub(super) fn accept(config: &Arc<ServerConfig>) -> Result<Transport, rustls::Error> {
-    Ok(Transport::Tls(Box::new(ServerConnection::new(config.clone())?)))
 }
 
 /// The certificates of a listener; the first one is for clients that name none or one that no certificate has.

@@ -48,6 +48,14 @@ impl Transport {
         Ok(false)
     }
 
+    /// The TLS session, if there is one.
+    pub(super) fn tls(&self) -> Option<&ServerConnection> {
+        match self {
+            Transport::Plain => None,
+            Transport::Tls(tls) => Some(tls),
+        }
+    }
+
     /// Whether the transport has bytes of its own to send, a handshake's or an alert.
     pub(super) fn wants_write(&self) -> bool {
         match self {

@@ -486,9 +486,17 @@ impl Session {
         self.subscriptions.get(index)
     }
 
-    /// Its queue is bounded by the most specific of `rules` that covers a subscription of its own.
+    /// Its queue is bounded by the most specific of `rules` that covers a subscription of its own: where there is but one
+    /// rule, that has been so from the beginning.
     pub fn bind_queue(&self, rules: &[QueueRule]) {
-        if let Some(meter) = self.meter.as_ref().filter(|_| rules.len() > 1) {
+        if rules.len() > 1 {
+            self.rebind_queue(rules);
+        }
+    }
+
+    /// The same for rules that are not those by which it has been bounded so far.
+    pub fn rebind_queue(&self, rules: &[QueueRule]) {
+        if let Some(meter) = &self.meter {
             let own = self.subscriptions.iter().filter(|held| held.group.is_none());
             meter.bind(rules, own.map(|held| &*held.filter));
         }

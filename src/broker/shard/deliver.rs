@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shard;
-use crate::broker::group::{Give, Group, GroupContext};
+use crate::broker::group::{Give, Group, GroupContext, GroupSettings};
 use crate::broker::outbox::{Batch, Item, Join};
 use crate::broker::route::Route;
-use crate::limits::ShareRule;
 use crate::message::{Message, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
@@ -249,9 +248,9 @@ impl Shard {
         if !self.shared.interest().has_group(filter, name, queue) {
             return false;
         }
-        let strategy = ShareRule::strategy(&self.settings.share_rules, name);
         let paged = self.core.store.has_pages();
-        self.groups.insert(queue, Group::new(queue, strategy, meter.clone(), paged));
+        let settings = GroupSettings { queue, name, filter, meter: meter.clone(), paged };
+        self.groups.insert(queue, Group::new(settings, &self.settings.share_rules));
         true
     }
 

@@ -8,6 +8,7 @@ mod disk;
 mod levels;
 mod pause;
 mod publish;
+mod reload;
 mod replay;
 mod restore;
 mod subscribe;
@@ -49,6 +50,7 @@ use pause::Waiting;
 use replay::Replays;
 
 pub use census::Census;
+pub use reload::Rules;
 
 /// A connection: a slot of the shard's session table, and which of the session's connections it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::replay::Replay;
-use crate::broker::group::Group;
+use crate::broker::group::{Group, GroupSettings};
 use crate::broker::interest::QueueSubscription;
 use crate::broker::outbox::{Item, Join};
 use crate::broker::restore::{GroupMeters, HomeGroup, Share, group_home, share_parts};
 use crate::broker::retained::Position;
-use crate::limits::ShareRule;
 use crate::message::QueueId;
 use crate::principal::Principal;
 use crate::protocol::packet::SubscribeOptions;
@@ -43,10 +42,11 @@ impl Shard {
 
     fn restore_group(&mut self, now: Instant, group: &HomeGroup, meters: &GroupMeters) {
         let Some(meter) = meters.get(&group.queue) else { return };
-        let strategy = ShareRule::strategy(&self.settings.share_rules, &group.name);
         self.count_waiting(group.waiting);
         let paged = self.core.store.has_pages();
-        let mut home = Group::new(group.queue, strategy, meter.clone(), paged);
+        let HomeGroup { queue, name, filter, .. } = group;
+        let settings = GroupSettings { queue: *queue, name, filter, meter: meter.clone(), paged };
+        let mut home = Group::new(settings, &self.settings.share_rules);
         home.restore_backlog(group.waiting, now);
         self.groups.insert(group.queue, home);
     }

@@ -1,0 +1,51 @@
+//! Other rules for a shard that runs: what an operator may change without a restart. Nobody is disconnected for it and
+//! nothing that waits is dropped; what was agreed with a client at its CONNECT stays until its next one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use crate::limits::{Limits, QueueRule, ShareRule};
+
+/// What may change while a shard runs.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The broker's limits.
+    pub limits: Arc<Limits>,
+    /// Which strategy each share group uses.
+    pub share_rules: Arc<[ShareRule]>,
+    /// The limits of durable queues.
+    pub queue_rules: Arc<[QueueRule]>,
+    /// How often `$SYS` topics are brought up to date; zero for never.
+    pub sys_interval: Duration,
+}
+
+impl Shard {
+    /// Goes on by these rules.
+    pub fn reconfigure(&mut self, now: Instant, rules: &Rules) {
+        let Rules { limits, share_rules, queue_rules, sys_interval } = rules.clone();
+        self.settings.limits = limits.clone();
+        self.core.buffer_budget = limits.outbound_total / usize::from(self.settings.peers);
+        self.core.outbound_limit = limits.outbound_buffer;
+        self.outbox.set_limit(limits.lane_bytes);
+        self.core.limits = limits;
+        self.sys.set_interval(now, sys_interval);
+        self.settings.sys_interval = sys_interval;
+        self.bind_queues(share_rules, queue_rules);
+    }
+
+    /// A queue that holds more than it may now takes nothing more, or drops at its next message, as its rule says.
+    fn bind_queues(&mut self, share_rules: Arc<[ShareRule]>, queue_rules: Arc<[QueueRule]>) {
+        let (shares, queues) = (&self.settings.share_rules, &self.settings.queue_rules);
+        if (shares, queues) == (&share_rules, &queue_rules) {
+            return;
+        }
+        for group in self.groups.values_mut() {
+            group.reconfigure(&share_rules, &queue_rules);
+        }
+        for (_, session) in &self.sessions {
+            session.rebind_queue(&queue_rules);
+        }
+        (self.settings.share_rules, self.settings.queue_rules) = (share_rules, queue_rules);
+    }
+}

@@ -1,0 +1,300 @@
+//! The listeners of a running server: opened at the start, what a reload makes of them, and the look at their files for
+//! certificates that have changed.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::config::{Bind, ListenerConfig};
+use crate::net::admission::{Admission, Gate};
+use crate::net::listener::{Door, Listener, Listening, Trouble};
+use crate::net::tls::Tls;
+
+use super::ServerError;
+
+/// Every listener, in the order of the configuration.
+pub(super) struct Doors {
+    admission: Arc<Admission>,
+    all: Vec<Opened>,
+}
+
+/// A listener that is open.
+struct Opened {
+    config: ListenerConfig,
+    /// Its other ends are with the shards, who stop accepting when this is dropped.
+    door: watch::Sender<Arc<Door>>,
+    file: Option<SocketFile>,
+    seen: Vec<Option<Stamp>>,
+}
+
+/// The file of a Unix socket that this process has made.
+struct SocketFile(PathBuf);
+
+impl SocketFile {
+    fn of(bind: &Bind) -> Option<SocketFile> {
+        match bind {
+            Bind::Tcp(_) => None,
+            Bind::Unix { path, .. } => Some(SocketFile(path.clone())),
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Whoever has removed it already has done the same.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// How a file shows that it is another one, or was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of the file that a path leads to; `None` if it leads to none.
+    fn of(path: &Path) -> Option<Stamp> {
+        let file = fs::metadata(path).ok()?;
+        Some(Stamp {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            written: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// What a reload will make of the listeners. Everything that could fail has been done.
+pub(super) struct Plan {
+    all: Vec<Planned>,
+    /// For each new listener, one for each shard.
+    added: Vec<Vec<Listener>>,
+}
+
+/// What a reload has made of the listeners, for the shards to know.
+pub(super) struct Changes {
+    /// For each new listener, one for each shard.
+    pub(super) added: Vec<Vec<Listener>>,
+    /// Doors whose TLS is another one: who came by them is to be looked at.
+    pub(super) recheck: Vec<Arc<Door>>,
+}
+
+enum Planned {
+    /// One that is open, by its number, and what it becomes.
+    Kept(usize, Renewal),
+    New(Opened),
+}
+
+/// What becomes of an open listener.
+struct Renewal {
+    config: ListenerConfig,
+    seen: Vec<Option<Stamp>>,
+    door: Arc<Door>,
+}
+
+impl Doors {
+    /// Binds every listener.
+    ///
+    /// # Errors
+    /// If one cannot be bound, or its TLS not be set up.
+    pub(super) fn open(
+        configs: &[ListenerConfig],
+        admission: Arc<Admission>,
+    ) -> Result<(Doors, Vec<Listener>), ServerError> {
+        let mut doors = Doors { admission, all: Vec::new() };
+        let mut listeners = Vec::new();
+        for config in configs {
+            let (opened, listener) = doors.bind(config)?;
+            doors.all.push(opened);
+            listeners.push(listener);
+        }
+        Ok((doors, listeners))
+    }
+
+    fn bind(&self, config: &ListenerConfig) -> Result<(Opened, Listener), ServerError> {
+        let asked = &config.bind;
+        let seen = stamps(config);
+        let tls = read_tls(config, None)?;
+        let listen = |error| ServerError::Listen(asked.clone(), error);
+        let socket = Listening::bind(asked).map_err(listen)?;
+        let door = Arc::new(Door {
+            address: socket.address(asked).map_err(listen)?,
+            tls,
+            allow_anonymous: config.allow_anonymous,
+            gate: Arc::new(Gate::new(self.admission.clone(), config.max_connections)),
+            trouble: Arc::new(Trouble::default()),
+        });
+        let (sender, receiver) = watch::channel(door);
+        let file = SocketFile::of(asked);
+        let opened = Opened { config: config.clone(), door: sender, file, seen };
+        Ok((opened, Listener { socket, door: receiver }))
+    }
+
+    /// The door of each.
+    pub(super) fn all(&self) -> impl Iterator<Item = Arc<Door>> {
+        self.all.iter().map(|opened| opened.door.borrow().clone())
+    }
+
+    /// Where they are for TCP.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        let tcp = |door: Arc<Door>| match door.address {
+            Bind::Tcp(address) => Some(address),
+            Bind::Unix { .. } => None,
+        };
+        self.all().filter_map(tcp).collect()
+    }
+
+    /// Removes the files of Unix sockets: while they are listened to, they are surely this process's own.
+    pub(super) fn remove_files(&mut self) {
+        self.all.iter_mut().for_each(|opened| opened.file = None);
+    }
+
+    /// Does everything of a reload that can fail, and nothing that anybody would notice: the files are read, new listeners
+    /// are bound and are there for each of `shards`.
+    ///
+    /// # Errors
+    /// As for [`Doors::open`], or if there are not descriptors enough.
+    pub(super) fn plan(&self, configs: &[ListenerConfig], shards: usize) -> Result<Plan, ServerError> {
+        let mut left: Vec<usize> = (0..self.all.len()).collect();
+        let mut plan = Plan { all: Vec::new(), added: Vec::new() };
+        for config in configs {
+            let same = left.iter().position(|index| is_same(&self.all[*index].config.bind, &config.bind));
+            let planned = match same.map(|at| left.remove(at)) {
+                Some(index) => Planned::Kept(index, self.all[index].renewed(config)?),
+                None => {
+                    let (opened, listener) = self.bind(config)?;
+                    plan.added.push(for_each(listener, shards).map_err(ServerError::System)?);
+                    Planned::New(opened)
+                }
+            };
+            plan.all.push(planned);
+        }
+        Ok(plan)
+    }
+
+    /// Does what is planned. Listeners that are not in the plan close; who came by them stays.
+    pub(super) fn apply(&mut self, plan: Plan) -> Changes {
+        let mut changes = Changes { added: plan.added, recheck: Vec::new() };
+        let mut before: Vec<Option<Opened>> = self.all.drain(..).map(Some).collect();
+        for planned in plan.all {
+            match planned {
+                Planned::New(opened) => {
+                    tell(&opened.door.borrow());
+                    self.all.push(opened);
+                }
+                Planned::Kept(index, renewal) => {
+                    let Some(mut opened) = before[index].take() else { continue };
+                    changes.recheck.extend(opened.put(renewal));
+                    self.all.push(opened);
+                }
+            }
+        }
+        for opened in before.into_iter().flatten() {
+            info!(address = %opened.door.borrow().address, "listening no more");
+        }
+        changes
+    }
+
+    /// Looks whether files of the listeners have changed, and takes over those that can be used; the doors whose clients
+    /// are to be looked at for that.
+    pub(super) fn look(&mut self) -> Vec<Arc<Door>> {
+        let mut recheck = Vec::new();
+        for opened in &mut self.all {
+            let seen = stamps(&opened.config);
+            if seen == opened.seen {
+                continue;
+            }
+            match opened.renewed(&opened.config) {
+                Ok(renewal) => {
+                    if !renewal.door.is_tls_of(&opened.door.borrow()) {
+                        info!(address = %renewal.door.address, "certificates reloaded, for their files have changed");
+                    }
+                    recheck.extend(opened.put(renewal));
+                }
+                Err(error) => {
+                    opened.seen = seen;
+                    warn!(%error, "certificate files have changed, and what they held before stays in use");
+                }
+            }
+        }
+        recheck
+    }
+}
+
+impl Opened {
+    /// What this configuration makes of it.
+    fn renewed(&self, config: &ListenerConfig) -> Result<Renewal, ServerError> {
+        // Before the files are read: what changes after that is seen the next time.
+        let seen = stamps(config);
+        let before = self.door.borrow();
+        let door = Arc::new(Door {
+            address: before.address.clone(),
+            tls: read_tls(config, before.tls.as_ref())?,
+            allow_anonymous: config.allow_anonymous,
+            gate: before.gate.clone(),
+            trouble: before.trouble.clone(),
+        });
+        Ok(Renewal { config: config.clone(), seen, door })
+    }
+
+    /// Puts the new door into its place; the door, if its clients are to be looked at for that.
+    fn put(&mut self, renewal: Renewal) -> Option<Arc<Door>> {
+        let Renewal { config, seen, door } = renewal;
+        if let Bind::Unix { path, mode } = &config.bind
+            && self.config.bind != config.bind
+            && let Err(error) = fs::set_permissions(path, Permissions::from_mode(*mode))
+        {
+            warn!(address = %config.bind, %error, "the file of the socket keeps its mode");
+        }
+        (self.config, self.seen) = (config, seen);
+        door.gate.set_most(self.config.max_connections);
+        let before = self.door.send_replace(door.clone());
+        (!door.is_tls_of(&before)).then_some(door)
+    }
+}
+
+/// Whether both are the same socket.
+fn is_same(one: &Bind, other: &Bind) -> bool {
+    match (one, other) {
+        (Bind::Unix { path, .. }, Bind::Unix { path: other, .. }) => path == other,
+        (one, other) => one == other,
+    }
+}
+
+/// Says in the log that a listener is open.
+pub(super) fn tell(door: &Door) {
+    info!(address = %door.address, tls = door.tls.is_some(), "listening");
+}
+
+/// Every listener once more, for one more shard.
+///
+/// # Errors
+/// The system gives no descriptor.
+pub(super) fn duplicate(listeners: &[Listener]) -> Result<Vec<Listener>, ServerError> {
+    listeners.iter().map(Listener::duplicate).collect::<io::Result<_>>().map_err(ServerError::System)
+}
+
+fn for_each(listener: Listener, shards: usize) -> io::Result<Vec<Listener>> {
+    let mut all: Vec<Listener> = (1..shards).map(|_| listener.duplicate()).collect::<io::Result<_>>()?;
+    all.push(listener);
+    Ok(all)
+}
+
+fn stamps(config: &ListenerConfig) -> Vec<Option<Stamp>> {
+    config.tls.iter().flat_map(|tls| tls.files()).map(|file| Stamp::of(file)).collect()
+}
+
+fn read_tls(config: &ListenerConfig, before: Option<&Arc<Tls>>) -> Result<Option<Arc<Tls>>, ServerError> {
+    let read = |tls| Tls::read(tls, before).map_err(|error| ServerError::Tls(config.bind.clone(), error));
+    config.tls.as_ref().map(read).transpose()
+}
