@@ -28,8 +28,8 @@ pub(super) enum Task {
     Retire(Arc<Segment>, bool),
     /// Move what is left of a cold segment into the index.
     Evacuate(Arc<Segment>),
-    /// Give the index's free space back.
-    Compact,
+    /// Give the index's free space back; `true`: there is no room.
+    Compact(bool),
 }
 
 /// What became of a chore.
@@ -64,7 +64,8 @@ impl Chore {
                 let moved = index.evacuate(segment.number(), |position| segment.record(position));
                 Finished::Evacuated(segment.number(), moved)
             }
-            Task::Compact => Finished::Compacted(index.compact_if_idle()),
+            Task::Compact(false) => Finished::Compacted(index.compact_if_idle()),
+            Task::Compact(true) => Finished::Compacted(index.compact_for_room()),
         };
         exchange.report(Report::Finished(finished));
     }

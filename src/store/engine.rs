@@ -448,8 +448,10 @@ impl Engine {
         if let Some(segment) = self.upkeep.empty.take().and_then(|empty| self.journal.segment(empty)) {
             return Some(Task::Evacuate(segment));
         }
-        let idle = self.upkeep.looked >= self.upkeep.worked + IDLE;
-        (idle && std::mem::take(&mut self.upkeep.changed)).then_some(Task::Compact)
+        // Where there is no room, those who wait for it keep it from ever being idle.
+        let pressing = self.upkeep.no_space;
+        let due = pressing || self.upkeep.looked >= self.upkeep.worked + IDLE;
+        (due && std::mem::take(&mut self.upkeep.changed)).then_some(Task::Compact(pressing))
     }
 
     /// The oldest segment, if it is to be retired; the one that is written to is closed for it.

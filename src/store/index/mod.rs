@@ -219,11 +219,15 @@ impl Index {
         visited.unwrap_or(Ok(()))
     }
 
-    /// Gives free space in the file back to the disk, if the file is mostly free; returns the bytes won. Nobody else
-    /// can read
-    /// meanwhile, so it wants an idle moment.
+    /// Gives free space in the file back to the disk, if the file is large and mostly free; returns the bytes won. Nobody
+    /// else can read meanwhile, so it wants an idle moment.
     pub fn compact_if_idle(&self) -> Result<u64, IndexError> {
-        self.slot.compact()
+        self.slot.compact(false)
+    }
+
+    /// The same, though the file be small: there is no room on the disk.
+    pub fn compact_for_room(&self) -> Result<u64, IndexError> {
+        self.slot.compact(true)
     }
 
     /// The bytes of its file; 0 if there is none.

@@ -17,7 +17,7 @@ pub const NAME: &str = "index.redb";
 const NEW: &str = "index.new";
 /// redb's cache, in bytes; half of it is for what a transaction has written.
 const CACHE: usize = 8 << 20;
-/// A file below this is never compacted.
+/// A file below this is only compacted where there is no room.
 const SMALL: u64 = 16 << 20;
 /// The file is mostly free when it has this many times what is stored: rows fill between half and all of their pages.
 const MOSTLY_FREE: u64 = 6;
@@ -123,12 +123,12 @@ impl Slot {
         }
     }
 
-    /// Shrinks the file if it is mostly free; returns by how many bytes.
-    pub fn compact(&self) -> Result<u64, IndexError> {
+    /// Shrinks the file if it is mostly free, and not small unless `small` too; returns by how many bytes.
+    pub fn compact(&self, small: bool) -> Result<u64, IndexError> {
         {
             let inner = self.ready()?;
             let Inner::Open(opened) = &*inner else { return Ok(0) };
-            if !opened.is_mostly_free()? {
+            if !opened.is_mostly_free(if small { 0 } else { SMALL })? {
                 return Ok(0);
             }
         }
@@ -265,9 +265,9 @@ impl Opened {
         Ok(result)
     }
 
-    fn is_mostly_free(&self) -> Result<bool, IndexError> {
+    fn is_mostly_free(&self, least: u64) -> Result<bool, IndexError> {
         let len = self.file.len()?;
-        if len < SMALL {
+        if len < least {
             return Ok(false);
         }
         let stored = self.database.begin_read().map_err(IndexError::from);
