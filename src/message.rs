@@ -19,6 +19,42 @@ pub struct PeerId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub u64);
 
+/// The numbers of the messages that one shard gives out: the shard in the upper 16 bits, so that they are unique in the
+/// process, and a rising counter.
+#[derive(Debug)]
+pub struct MessageIds {
+    shard: PeerId,
+    last: u64,
+}
+
+impl MessageIds {
+    /// Those of `shard`, from the first on.
+    pub fn new(shard: PeerId) -> MessageIds {
+        MessageIds { shard, last: 0 }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> PeerId {
+        self.shard
+    }
+
+    /// What is given from now on is above this count.
+    pub fn resume_above(&mut self, last: u64) {
+        self.last = last;
+    }
+
+    /// The next one.
+    pub fn next_id(&mut self) -> MessageId {
+        MessageId(numbered(self.shard, &mut self.last))
+    }
+}
+
+/// A number that carries its shard in the upper 16 bits: never 0 there, so that no number is.
+pub fn numbered(shard: PeerId, counter: &mut u64) -> u64 {
+    *counter += 1;
+    u64::from(shard.0 + 1) << 48 | *counter
+}
+
 /// Who published a message, as far as routing cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Publisher {

@@ -65,11 +65,6 @@ pub struct HomeGroup {
     pub waiting: Waiting,
 }
 
-/// The upper 16 bits of the numbers that a shard gives: never 0, so that no number is.
-pub(super) fn prefix(shard: PeerId) -> u16 {
-    shard.0 + 1
-}
-
 /// Puts what was retained back into `shared`, and gives each of `peers` shards its share of the rest.
 pub fn distribute(restored: Restored, shared: &Shared, rules: &[QueueRule], peers: u16) -> Vec<Share> {
     let Restored { sessions, groups, retained, numbers, retained_version } = restored;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::limits::{Limits, QueueRule};
-use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::message::{Message, MessageId, MessageIds, PeerId, QueueId};
 use crate::meter::QueueMeter;
 use crate::principal::Principal;
 use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
@@ -62,6 +62,8 @@ pub struct Context<'a> {
     pub store: &'a mut dyn Store,
     /// The budget of pages.
     pub paging: &'a mut Paging,
+    /// The numbers that the shard gives to messages.
+    pub ids: &'a mut MessageIds,
     /// The broker's limits.
     pub limits: &'a Limits,
     /// Whether deliveries at QoS 1 and 2 may begin: not while the store has far too much to do.
@@ -320,8 +322,12 @@ impl Session {
     /// Binds a delivery to a packet id and sends it, unless it must wait for the disk.
     fn start(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
         account(&delivery, cx);
-        let leaves = delivery.qos == QoS::ExactlyOnce && delivery.durable;
-        let (message, from) = (delivery.message.id, delivery.from);
+        let given = self.persistent && delivery.from != self.queue_id;
+        let leaves = delivery.qos == QoS::ExactlyOnce && (delivery.durable || given);
+        let (mut message, mut from) = (delivery.message.id, delivery.from);
+        if leaves && !delivery.durable {
+            (message, from) = (self.keep(&delivery, cx), self.queue_id);
+        }
         let packet_id = self.inflight.bind(delivery, Ticket(0));
         if leaves && let Some(slot) = self.inflight.last_bound() {
             let session = self.queue_id;

@@ -48,17 +48,11 @@ impl Session {
     }
 
     /// What a share group gave at QoS 1 and the client has been sent stays with it though it is no member any more. Where
-    /// the group has it on disk, it becomes a message of this session's own, with the id that `number` gives: the group
-    /// must not give it to anybody else. Which ones those were.
-    pub fn adopt(
-        &mut self,
-        group: QueueId,
-        home: PeerId,
-        number: &mut dyn FnMut() -> MessageId,
-        cx: &mut Context<'_>,
-    ) -> Vec<MessageId> {
+    /// the group has it on disk, it becomes a message of this session's own, with a number of its own: the group must not
+    /// give it to anybody else. Which ones those were.
+    pub fn adopt(&mut self, group: QueueId, cx: &mut Context<'_>) -> Vec<MessageId> {
         let mut adopted = Vec::new();
-        let Some(target) = self.own_target(home, QoS::AtLeastOnce, Identifiers::default()) else {
+        let Some(target) = self.own_target(cx.ids.shard(), QoS::AtLeastOnce, Identifiers::default()) else {
             return adopted;
         };
         for slot in self.inflight.iter_mut().filter(|slot| slot.sent) {
@@ -67,7 +61,7 @@ impl Session {
                 continue;
             }
             let given = delivery.message.id;
-            delivery.message = Arc::new(delivery.message.copied(number()));
+            delivery.message = Arc::new(delivery.message.copied(cx.ids.next_id()));
             let target = Target {
                 identifiers: delivery.identifiers.clone(),
                 retain_as_published: delivery.retain,
@@ -81,6 +75,17 @@ impl Session {
             adopted.push(given);
         }
         adopted
+    }
+
+    /// Records a message that a share group gave and has in memory alone, from before it had a persistent member: sent at
+    /// QoS 2, its packet id must outlive this process. The number that it has on disk.
+    pub(super) fn keep(&self, delivery: &Delivery, cx: &mut Context<'_>) -> MessageId {
+        let message = Arc::new(delivery.message.copied(cx.ids.next_id()));
+        if let Some(target) = self.own_target(cx.ids.shard(), delivery.qos, delivery.identifiers.clone()) {
+            let target = Target { retain_as_published: delivery.retain, ..target };
+            cx.store.push(Record::alone(&message, &[target]));
+        }
+        message.id
     }
 
     pub(super) fn enqueue(&mut self, delivery: Delivery, cx: &mut Context<'_>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use weirmq::limits::{Limits, QueueRule};
-use weirmq::message::{Message, MessageId, MessageParts, QueueId};
+use weirmq::message::{Message, MessageId, MessageIds, MessageParts, PeerId, QueueId};
 use weirmq::meter::QueueMeter;
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::{Ack, Connect, Packet, PacketId, Publish, QoS, Version};
@@ -94,6 +94,7 @@ pub struct Driver {
     session: Session,
     store: LaggingStore,
     paging: Paging,
+    ids: MessageIds,
     limits: Limits,
     stats: Stats,
     scratch: Vec<u8>,
@@ -120,6 +121,7 @@ impl Driver {
             session: Session::new("client", OWN, Expiry::NEVER, Some(meter)),
             store: LaggingStore::default(),
             paging: Paging::default(),
+            ids: MessageIds::new(PeerId(0)),
             limits: Limits {
                 max_inflight: 1 + u16::from(choice >> 1) % 40,
                 receive_maximum: 20,
@@ -186,6 +188,7 @@ impl Driver {
             now: self.now,
             store: &mut self.store,
             paging: &mut self.paging,
+            ids: &mut self.ids,
             limits: &self.limits,
             starts: true,
             outbound_limit: self.limits.outbound_buffer,

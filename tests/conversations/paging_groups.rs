@@ -3,6 +3,7 @@
 
 use weirmq::limits::Limits;
 use weirmq::protocol::packet::*;
+use weirmq::protocol::properties::Property;
 use weirmq::stats::DropReason;
 
 use crate::common::dialogue::*;
@@ -159,6 +160,31 @@ fn what_a_group_of_transient_members_shares_is_bounded_in_memory() {
     s.away("b", SHARED);
     s.publish(p, 0..200, 10);
     assert_eq!(numbers(&s.w.drain(a)), Vec::from_iter(0..200));
+    s.expect_nothing_left();
+}
+
+#[test]
+fn what_a_group_had_in_memory_is_recorded_when_a_session_that_lasts_is_sent_it_at_qos_2() {
+    let mut s = Paged::new(2);
+    let a = open_with(&mut s.w, "a", true, &[Property::ReceiveMaximum(1)]);
+    s.w.subscribe(a, SHARED, QoS::ExactlyOnce);
+    let p = s.w.connect(V5, "p");
+    s.w.publish(p, "t", QoS::ExactlyOnce, "first");
+    s.w.publish(p, "t", QoS::ExactlyOnce, "second");
+    assert_eq!(s.store.references(), 0, "nobody who takes it lasts");
+    let b = s.w.resume(V5, "b");
+    s.w.subscribe(b, SHARED, QoS::ExactlyOnce);
+    let frame = only_publish(&mut s.w, b);
+    assert_eq!(
+        (frame.publish().payload, s.store.sent()),
+        (&b"second"[..], 1),
+        "or its packet id would be given again"
+    );
+    s.w.clients[b].received.push(frame);
+    assert_eq!(s.w.drain(b).len(), 1);
+    assert_eq!(s.store.sent(), 0);
+    s.w.cut(a);
+    assert_eq!(payloads(&s.w.drain(b)).len(), 0, "what was sent to the other stays there");
     s.expect_nothing_left();
 }
 

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::publish::Origin;
-use super::{Attach, CloseReason, Closed, ConnectionId, Shard, numbered};
+use super::{Attach, CloseReason, Closed, ConnectionId, Shard};
 use crate::broker::access;
 use crate::broker::outbox::{Item, Join};
 use crate::broker::restore::share_parts;
-use crate::message::{Message, Publisher, QueueId};
+use crate::message::{Message, Publisher, QueueId, numbered};
 use crate::protocol::packet::{ConnAck, Connect, Packet, Version};
 use crate::protocol::properties::{PropertiesBuf, Property};
 use crate::protocol::reason::{ProtocolError, ReasonCode};

@@ -23,14 +23,13 @@ use slab::Slab;
 
 use super::group::{Group, GroupContext};
 use super::outbox::{Batch, Credits, Item, Outbox};
-use super::restore::prefix;
 use super::route::RouteCache;
 use super::shared::Shared;
 use super::subscriptions::Subscriptions;
 use super::sys::SysTopics;
 use super::timers::Timers;
 use crate::limits::{Limits, QueueRule, ShareRule};
-use crate::message::{Message, MessageId, PeerId, QueueId};
+use crate::message::{Message, MessageId, MessageIds, PeerId, QueueId};
 use crate::outbound::Outbound;
 use crate::principal::Principal;
 use crate::protocol::codec;
@@ -173,7 +172,6 @@ pub struct Shard {
     /// The size at which a run ends.
     run_bytes: usize,
     last_queue: u64,
-    last_message: u64,
     last_generation: u32,
     /// What tells that the last persistent session to end has ended.
     last_end: Ticket,
@@ -183,6 +181,7 @@ pub struct Shard {
 struct Core {
     store: Box<dyn Store>,
     paging: Paging,
+    ids: MessageIds,
     limits: Arc<Limits>,
     stats: Arc<Stats>,
     random: fastrand::Rng,
@@ -215,6 +214,7 @@ impl Core {
             now,
             store: self.store.as_mut(),
             paging: &mut self.paging,
+            ids: &mut self.ids,
             limits: &self.limits,
             starts: self.starts,
             outbound_limit: self.outbound_limit,
@@ -237,13 +237,6 @@ impl Core {
     }
 }
 
-/// Numbers given out by a shard carry the shard in their top 16 bits, so that they are unique in the
-/// process without a shared counter.
-fn numbered(shard: PeerId, counter: &mut u64) -> u64 {
-    *counter += 1;
-    u64::from(prefix(shard)) << 48 | *counter
-}
-
 impl Shard {
     /// A shard without sessions.
     pub fn new(settings: ShardSettings, shared: Arc<Shared>, store: Box<dyn Store>, now: Instant) -> Shard {
@@ -251,6 +244,7 @@ impl Shard {
         let core = Core {
             store,
             paging: Paging::default(),
+            ids: MessageIds::new(settings.id),
             stats: settings.stats[usize::from(settings.id.0)].clone(),
             random: fastrand::Rng::with_seed(settings.seed),
             scratch: Vec::new(),
@@ -288,7 +282,6 @@ impl Shard {
             run_messages: Vec::new(),
             run_bytes: RUN_BYTES.1,
             last_queue: 0,
-            last_message: 0,
             last_generation: 0,
             last_end: Ticket(0),
             settings,

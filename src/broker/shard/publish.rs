@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ConnectionId, Shard, Taken, numbered};
+use super::{ConnectionId, Shard, Taken};
 use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
 use crate::broker::route::Route;
-use crate::message::{Message, MessageId, QueueId};
+use crate::message::{Message, QueueId};
 use crate::meter::most_specific;
 use crate::protocol::packet::{PacketId, QoS, Version};
 use crate::protocol::reason::{ProtocolError, ReasonCode};
@@ -142,7 +142,7 @@ impl Shard {
         mut message: Message,
         origin: Origin,
     ) -> Result<Published, Refusal> {
-        message.id = MessageId(numbered(self.settings.id, &mut self.last_message));
+        message.id = self.core.ids.next_id();
         if message.retain {
             return self.publish_retained(now, message, origin);
         }

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 
-use super::{Shard, numbered};
+use super::Shard;
 use crate::broker::retained::Position;
-use crate::message::{Message, MessageId};
+use crate::message::Message;
 use crate::protocol::packet::QoS;
 use crate::session::{Context, Delivery, Session};
 use crate::store::Record;
@@ -127,10 +127,9 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index as usize) else { return true };
         let shared = self.shared.clone();
         let retained = shared.retained();
-        let (home, counter) = (self.settings.id, &mut self.last_message);
         let mut cx = self.core.context(now);
         let (since, qos, identifiers) = (replay.since, replay.qos, &replay.identifiers);
-        let target = session.own_target(home, qos, identifiers.clone());
+        let target = session.own_target(self.settings.id, qos, identifiers.clone());
         // Of a persistent session: what is replayed, and not yet said to be.
         let mut unsaid = None;
         let more = retained.scan(filter, &mut replay.position, SLICE, |message| {
@@ -156,7 +155,7 @@ impl Shard {
             if let Some(target) = target.as_ref() {
                 unsaid = Some(message.clone());
                 if delivery.qos > QoS::AtMostOnce {
-                    delivery.message = Arc::new(message.copied(MessageId(numbered(home, counter))));
+                    delivery.message = Arc::new(message.copied(cx.ids.next_id()));
                     (delivery.metered, delivery.durable) = (true, true);
                     target.meter.hold(1, message.size() as u64);
                     cx.store.push(Record::alone(&delivery.message, std::slice::from_ref(target)));

@@ -27,7 +27,8 @@ impl Shard {
     pub fn restore(&mut self, now: Instant, share: Share) {
         let Share { sessions, groups, deserted, numbers, old, meters } = share;
         self.core.paging.resume_above(old);
-        (self.last_message, self.last_queue) = (numbers.message, numbers.queue);
+        self.core.ids.resume_above(numbers.message);
+        self.last_queue = numbers.queue;
         for queue in deserted {
             self.core.store.push(Record::GroupEnded(queue));
         }

@@ -11,7 +11,7 @@ use crate::broker::interest::QueueSubscription;
 use crate::broker::outbox::{Item, Join};
 use crate::broker::restore::{group_home, share_parts};
 use crate::broker::subscriptions::Subscription;
-use crate::message::{MessageId, QueueId};
+use crate::message::{QueueId, numbered};
 use crate::meter::QueueMeter;
 use crate::protocol::packet::{
     Packet, RetainHandling, SubAck, Subscribe, SubscribeOptions, Unsubscribe, Version,
@@ -234,7 +234,7 @@ impl Shard {
         let Session { queue_id, persistent, .. } = self.sessions[index as usize];
         let (joined, ticket) = self.shared.change_interest(|interest, _| {
             let known = interest.group(filter, name);
-            let queue = known.unwrap_or_else(|| QueueId(super::numbered(id, counter)));
+            let queue = known.unwrap_or_else(|| QueueId(numbered(id, counter)));
             let ticket = match persistent {
                 true => record_first(self.core.store.as_mut(), asked.record(queue_id, Some(queue), 0, false)),
                 false => Ticket(0),
@@ -291,10 +291,8 @@ impl Shard {
         if let Some(membership) = held.group {
             self.core.stats.shared_subscriptions.sub(1);
             // [MQTT-3.10.4-3]: what was sent stays with the session until it is complete.
-            let (home, counter) = (self.settings.id, &mut self.last_message);
-            let mut number = || MessageId(super::numbered(home, counter));
             let mut cx = self.core.context(now);
-            let mut kept = session.adopt(membership.queue, home, &mut number, &mut cx);
+            let mut kept = session.adopt(membership.queue, &mut cx);
             kept.append(&mut session.give_back(membership.queue, false, &mut cx));
             let kept = kept.into();
             let (name, plain) = share_parts(filter);
