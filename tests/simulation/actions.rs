@@ -16,7 +16,7 @@ impl Sim {
     /// Something that one client does.
     pub fn act(&mut self, client: usize) {
         let Some(id) = self.clients[client].socket else {
-            if self.rng.u8(..3) == 0 {
+            if self.rng.u32(..self.plan.absence) == 0 {
                 self.connect(client);
             }
             return;
@@ -82,6 +82,7 @@ impl Sim {
             perhaps: Vec::new(),
             retaken: Vec::new(),
             parked: None,
+            recorded: false,
             acknowledged: false,
             refused: false,
             groups: BTreeMap::new(),

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use weirmq::broker::outbox::{Batch, Item};
 use weirmq::broker::shard::{CloseReason, Closed, ConnectionId, ReceiveState, Shard};
-use weirmq::limits::Overflow;
 use weirmq::message::PeerId;
 use weirmq::outbound::Outbound;
 use weirmq::protocol::packet::{QoS, Version};
 use weirmq::protocol::reason::{ProtocolError, ReasonCode};
 use weirmq::store::restored::Restored;
 
+use super::actions::payload;
 use super::client::{Client, Left, Mark, Socket};
 use super::ledger::{Ledger, Tick, WillFate};
 use super::machine::Machine;
@@ -22,7 +22,7 @@ use super::plan::{Backing, Plan, Role};
 use super::restart::{Broker, End, home};
 use super::store::SimStore;
 use super::trace::Trace;
-use crate::common::sim_disk::SimDisk;
+use crate::common::sim_disk::{EIO, ENOSPC, SimDisk};
 
 /// The size of the disk, in bytes.
 const DISK: u64 = 1 << 32;
@@ -93,7 +93,7 @@ impl Sim {
             let started = started.unwrap_or_else(|error| panic!("an empty disk: {error}"));
             sim.store.run_on(started.machine, started.handles);
         }
-        sim.ledger.rejects = sim.plan.rule.overflow == Overflow::Reject && sim.plan.rule.max_messages > 0;
+        (sim.ledger.rejects, sim.ledger.may_be_full) = (sim.plan.refuses(), sim.plan.may_be_full());
         for (role, version) in sim.plan.clients.clone() {
             sim.add_client(role, version);
         }
@@ -273,6 +273,9 @@ impl Sim {
         let expires = noted.expiry.map(|seconds| self.now + Duration::from_secs(seconds.into()));
         noted.expires = noted.expires.or(expires);
         noted.last_expires = expires;
+        let payload = payload(message, self.ledger.messages[message].len);
+        let recorded = self.store.journal().knows(&payload) || self.ledger.messages[message].parked.is_some();
+        self.ledger.messages[message].recorded |= recorded;
         self.ledger.messages[message].taken.push(tick);
         self.trace.say(format_args!("message {message} is taken @{tick}"));
     }
@@ -331,7 +334,7 @@ impl Sim {
             ReasonCode::KeepAliveTimeout => {
                 socket.keep_alive > 0 && silence >= Duration::from_millis(1500) * socket.keep_alive.into()
             }
-            ReasonCode::QuotaExceeded => socket.version < Version::V5 && self.plan.rule.max_messages > 0,
+            ReasonCode::QuotaExceeded => socket.version < Version::V5 && self.ledger.rejects,
             ReasonCode::ServerShuttingDown => self.stopping,
             _ => false,
         };
@@ -389,6 +392,10 @@ impl Sim {
             2 if lags => 0,
             what => what,
         };
+        if self.plan.faults && !self.draining && self.rng.u8(..200) == 0 {
+            let number = if self.rng.bool() { EIO } else { ENOSPC };
+            machine.disk.fail_at(machine.disk.calls() + self.rng.u64(1..20), number);
+        }
         let mut failed = None;
         if matches!(what, 2..) {
             match machine.step(self.now) {
@@ -409,12 +416,12 @@ impl Sim {
         let down = machine.disk.is_down();
         journal.note_durable();
         drop(journal);
-        if down {
-            self.trace.say(format_args!("the disk goes down"));
+        if down || failed.is_some() {
+            assert!(down || self.plan.faults, "the store fails, though the disk works: {failed:?}");
+            self.trace.say(format_args!("the disk is down: {down}, the store fails: {}", failed.is_some()));
             self.restart(End::Crash);
             return None;
         }
-        assert_eq!(failed, None, "the store fails, though the disk works");
         Some(idle)
     }
 

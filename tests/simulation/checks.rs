@@ -87,7 +87,7 @@ impl Sim {
         let received = self.total(|stats| stats.publish_received.get());
         // One that was refused at QoS 2, without its client hearing of it, is another when it comes again. One that was
         // parked when its connection ended was not received.
-        let rejected = self.dropped_now(DropReason::RejectedFull);
+        let rejected = self.dropped_now(DropReason::RejectedFull) + self.dropped_now(DropReason::StoreFull);
         let likely = self.taken.saturating_sub(rejected)..=self.taken + rejected + self.retaken;
         assert!(likely.contains(&received), "{received} PUBLISH packets, {}", self.taken);
         let sessions = self.total(|stats| stats.sessions.get());

@@ -116,6 +116,8 @@ pub struct Socket {
     pub written: u64,
     pub consumed: u64,
     pub connected: Instant,
+    /// Which start of the broker this was.
+    pub boot: usize,
     pub last_consumed: Instant,
     /// The broker reads no more for now.
     pub paused: bool,

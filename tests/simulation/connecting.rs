@@ -117,6 +117,7 @@ impl Sim {
             written: 0,
             consumed: 0,
             connected: self.now,
+            boot: self.ledger.crashes.len(),
             last_consumed: self.now,
             paused: false,
             closed: false,

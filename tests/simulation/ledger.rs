@@ -40,6 +40,8 @@ pub struct Message {
     pub retaken: Vec<Tick>,
     /// It may have waited from when it was taken until it was acknowledged: then this is when that was, or never.
     pub parked: Option<Tick>,
+    /// When it was taken there was a record of it; one that only a share group had in memory may get one later.
+    pub recorded: bool,
     pub acknowledged: bool,
     pub refused: bool,
     /// By share group: who has seen it there.
@@ -105,8 +107,8 @@ pub struct Session {
     /// The latest that came as a retained message, by topic.
     pub retained: BTreeMap<String, usize>,
     seen: BTreeMap<usize, Seen>,
-    /// The latest that it has seen, by publisher, topic and QoS.
-    newest: BTreeMap<(usize, String, QoS), Tick>,
+    /// The latest that it has seen, by publisher, topic and QoS; of what may be retained, since each start of the broker.
+    newest: BTreeMap<(usize, String, QoS, usize), Tick>,
 }
 
 #[derive(Default)]
@@ -128,8 +130,9 @@ pub struct Sighting<'a> {
     pub publish: &'a Publish<'a>,
     /// The topic, its alias resolved.
     pub topic: &'a str,
-    /// When the connection was made that it came over.
+    /// When the connection was made that it came over, and to which start of the broker.
     pub connected: Instant,
+    pub boot: usize,
 }
 
 /// All of it.
@@ -139,6 +142,8 @@ pub struct Ledger {
     pub sessions: Vec<Session>,
     /// Publishers may be refused, so that of a message that was taken several times nobody knows which one counted.
     pub rejects: bool,
+    /// The disk may be full: then what is published at QoS 0 is not retained, and nobody is told.
+    pub may_be_full: bool,
     /// Share groups that had a member at QoS 0.
     pub lossy: Vec<usize>,
     /// When the broker crashed.
@@ -311,7 +316,7 @@ impl Ledger {
         let Sighting { session, message: index, publish, .. } = *sighting;
         let message = &self.messages[index];
         // That it was seen below QoS 2 is not stored: after a crash it may be sent again as if for the first time.
-        let (times, once) = (message.times() + self.crashes_since(message), message.times_certain());
+        let (times, once) = (message.times() * (1 + self.crashes_since(message)), message.times_certain());
         let seen = self.sessions[session].seen.entry(index).or_default();
         let exactly = publish.qos == QoS::ExactlyOnce;
         let replayed = publish.retain && (retained || message.will.is_some());
@@ -341,13 +346,13 @@ impl Ledger {
     /// Per publisher and topic, never an older one after a newer one. At QoS 0 this holds apart from the others; and what
     /// was sent at QoS 2 before a crash comes again before what was at QoS 1, of which the broker cannot know.
     fn see_in_order(&mut self, sighting: &Sighting<'_>, retained: bool, what: &str) {
-        let Sighting { session, message: index, publish, .. } = *sighting;
+        let Sighting { session, message: index, publish, boot, .. } = *sighting;
         let message = &self.messages[index];
         let crashed = self.crashes_since(message) > 0;
         let session = &mut self.sessions[session];
         let seen = session.seen.entry(index).or_default();
-        let before = seen.boot.replace(self.crashes.len());
-        let again = before.is_some_and(|boot| boot < self.crashes.len());
+        let before = seen.boot.replace(boot);
+        let again = before.is_some_and(|before| before < boot);
         let repeat = before.is_some() && (publish.dup || !retained || again);
         let Some(first) = message.taken.first() else { return };
         let last =
@@ -355,7 +360,9 @@ impl Ledger {
         if repeat || (retained && *last < session.resubscribed) {
             return;
         }
-        let key = |qos| (message.publisher, message.topic.clone(), qos);
+        // A retained value that nobody was told of may step back with a crash.
+        let since = if message.topic.starts_with(['r', 'w']) { boot } else { 0 };
+        let key = |qos| (message.publisher, message.topic.clone(), qos, since);
         let other = match publish.qos {
             QoS::AtLeastOnce if !crashed => QoS::ExactlyOnce,
             QoS::ExactlyOnce if !crashed => QoS::AtLeastOnce,
@@ -397,7 +404,7 @@ impl Ledger {
         let group = self.sessions[sighting.session].group.expect("asked before");
         let crashes = self.crashes_since(&self.messages[sighting.message]);
         let message = &mut self.messages[sighting.message];
-        let (times, once) = (message.times() + crashes, message.times_certain());
+        let (times, once) = (message.times() * (1 + crashes), message.times_certain());
         let fate = message.groups.entry(group).or_default();
         // At QoS 0 nothing can say that it is a repeat.
         fate.first_seen += usize::from(!publish.dup && publish.qos > QoS::AtMostOnce);
@@ -537,11 +544,12 @@ impl Ledger {
             possible.push(Some(index).filter(|_| message.len > 0));
             let certain = certain && (message.qos > QoS::AtMostOnce || message.parked.is_none());
             // What nobody was told of may have gone with a crash.
-            if certain && (message.acknowledged || (message.qos == QoS::AtMostOnce && taken > crashed)) {
+            let kept = message.qos == QoS::AtMostOnce && taken > crashed && !self.may_be_full;
+            if certain && (message.acknowledged || kept) {
                 return possible;
             }
         }
-        if possible.is_empty() || crashed > 0 {
+        if possible.is_empty() || crashed > 0 || self.may_be_full {
             possible.push(None);
         }
         possible
@@ -553,14 +561,6 @@ impl Ledger {
         self.sessions[session].told = true;
         for earlier in self.sessions[..session].iter_mut().filter(|earlier| earlier.client == client) {
             earlier.buried = true;
-        }
-    }
-
-    /// The broker has crashed. A retained value that nobody was told of may have stepped back.
-    pub fn crash(&mut self, tick: Tick) {
-        self.crashes.push(tick);
-        for session in &mut self.sessions {
-            session.newest.retain(|(_, topic, _), _| topic.starts_with("l") || topic.starts_with("s"));
         }
     }
 }

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use weirmq::limits::{Limits, Overflow, QueueRule, ShareRule, Strategy};
 use weirmq::protocol::packet::Version;
-use weirmq::store::open::StoreOptions;
+use weirmq::store::open::{StoreOptions, Sync};
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,10 @@ pub struct Plan {
     pub disk_lag: u8,
     /// How many bytes a connection's transport holds in each direction.
     pub transport: usize,
+    /// A client that is not connected connects at one of so many of its steps.
+    pub absence: u32,
+    /// The disk has errors and too little room at times.
+    pub faults: bool,
     /// How many of 1000 client steps cut the connection.
     pub crashes: u16,
     /// Workers stay in their group once they have joined it.
@@ -111,6 +115,8 @@ impl Plan {
             lane_lag: pick(rng, &[0, 50, 90]),
             disk_lag: pick(rng, &[0, 50, 95]),
             transport: pick(rng, &[64, 1_000, 100_000]),
+            absence: pick(rng, &[3, 3, 100]),
+            faults: rng.u8(..4) == 0,
             crashes: pick(rng, &[2, 10, 40]),
             steady_groups: rng.bool(),
             exceptions: rng.u8(..3) == 0,
@@ -119,11 +125,13 @@ impl Plan {
 
     /// Budgets so small that segments are retired, emptied and used again all the time.
     fn options(rng: &mut Rng) -> StoreOptions {
+        let sync = pick(rng, &[Sync::Always, Sync::Always, Sync::Always, Sync::Os]);
         StoreOptions {
+            sync,
             segment_size: pick(rng, &[8 << 10, 16 << 10, 64 << 10]),
             journal_budget: pick(rng, &[4 << 10, 16 << 10, 100 << 10]),
             table_budget: pick(rng, &[200, 2_000, 1 << 20]),
-            max_size: Some(1 << 30),
+            max_size: pick(rng, &[Some(1 << 30), Some(1 << 30), Some(1 << 30), Some(720 << 10)]),
             reserve: Some(0),
             ..StoreOptions::new(rng.u64(..))
         }
@@ -137,6 +145,17 @@ impl Plan {
         let workers: Vec<Role> = (0..workers).map(worker).collect();
         let roles = roles.into_iter().chain(workers);
         roles.map(|role| (role, pick(rng, &[Version::V3, Version::V4, Version::V5, Version::V5]))).collect()
+    }
+
+    /// Whether a publisher may be refused, or kept waiting, for want of room.
+    pub fn refuses(&self) -> bool {
+        let rejects = self.rule.overflow == Overflow::Reject && self.rule.max_messages > 0;
+        rejects || self.may_be_full()
+    }
+
+    /// Whether the store may have no room.
+    pub fn may_be_full(&self) -> bool {
+        self.store == Backing::Disk && (self.faults || self.options.max_size < Some(1 << 30))
     }
 
     /// Whether a durable queue may drop what it was given.

@@ -8,7 +8,7 @@ use weirmq::protocol::reason::ReasonCode;
 
 use super::actions::payload;
 use super::broker::Sim;
-use super::client::{Expect, Reply};
+use super::client::{Expect, Reply, Socket};
 use super::ledger::{Sighting, Term, Tick};
 
 /// A PUBLISH in one line, as the trace shows it.
@@ -149,7 +149,7 @@ impl Sim {
         } else {
             let payload = payload(sending[index].message, message.len);
             assert!(
-                payload.is_empty() || self.store.journal().has(&payload),
+                payload.is_empty() || !message.recorded || self.store.journal().has(&payload),
                 "acknowledged before it is on disk"
             );
             message.acknowledged = true;
@@ -198,8 +198,8 @@ impl Sim {
             assert_eq!(marked, self.ledger.messages[message].marked, "User Properties are forwarded");
         }
         let session = self.clients[client].session.unwrap_or_else(|| self.last_session_of(client));
-        let connected = self.sockets[&id].connected;
-        self.ledger.see(&Sighting { session, message, publish, topic: &topic, connected });
+        let Socket { connected, boot, .. } = self.sockets[&id];
+        self.ledger.see(&Sighting { session, message, publish, topic: &topic, connected, boot });
     }
 
     /// The session that a client had when the broker let go of the connection that it still reads.

@@ -16,6 +16,7 @@ use weirmq::protocol::packet::SubscribeOptions;
 use weirmq::stats::{DropReason, Stats};
 use weirmq::store::open::Sync;
 use weirmq::store::restored::{Restored, RestoredSession};
+use weirmq::will::Will;
 
 use super::actions::payload;
 use super::broker::Sim;
@@ -96,7 +97,7 @@ impl Sim {
         let (store, restored) = self.next_store(end, shards);
         self.trace.say(format_args!("{end:?} @{tick}"));
         self.part();
-        self.ledger.crash(tick);
+        self.ledger.crashes.push(tick);
         self.forget_broker();
         self.plan.shards = shards;
         self.resolve(&restored, &promised);
@@ -125,10 +126,8 @@ impl Sim {
             return (store.next(shards.into()), restored);
         };
         let finished = end == End::Stop && machine.finish(self.now).is_ok();
-        assert!(
-            end == End::Crash || finished || machine.disk.is_down(),
-            "the store fails, though the disk works"
-        );
+        let troubled = self.plan.may_be_full() || machine.disk.is_down();
+        assert!(end == End::Crash || finished || troubled, "the store fails, though the disk works");
         journal.note_durable();
         let under_way = journal.under_way();
         assert!(!finished || under_way == 0, "not all is durable, though the store is finished");
@@ -257,8 +256,12 @@ impl Sim {
             self.end_session(client);
         }
         self.clients[client].left = None;
-        if let Some(number) = number {
+        if let (Some(number), Some(found)) = (number, found) {
             assert!(!self.ledger.sessions[number].buried, "session {number} is back from before another");
+            // Though its client thought it had cancelled that.
+            if let Some(message) = found.will.as_ref().map(will_message) {
+                self.ledger.messages[message].will = Some(WillFate::Perhaps);
+            }
             self.trace.say(format_args!("session {number} of client {client} has not ended"));
             self.clients[client].haunted = true;
         }
@@ -320,9 +323,7 @@ impl Sim {
             assert!(gone.is_none(), "the will of client {client}, message {gone:?}, is lost");
             return;
         };
-        let parts = will.as_parts();
-        let digits = std::str::from_utf8(&parts.payload[..8]).expect("a payload that the model made");
-        let message: usize = digits.parse().expect("a payload that the model made");
+        let (parts, message) = (will.as_parts(), will_message(will));
         let possible = self.clients[client].wills.iter().any(|(_, known)| *known == message);
         assert!(possible, "message {message} is not the will that client {client} left last");
         let detached = found.detached.unwrap_or(self.now);
@@ -340,6 +341,12 @@ impl Sim {
     fn was_published(&self, message: usize) -> bool {
         self.store.journal().keeps(&payload(message, self.ledger.messages[message].len))
     }
+}
+
+/// The number in a will's payload.
+fn will_message(will: &Will) -> usize {
+    let digits = std::str::from_utf8(&will.as_parts().payload[..8]).ok();
+    digits.and_then(|digits| digits.parse().ok()).expect("a payload that the model made")
 }
 
 /// The shard where a client lives.

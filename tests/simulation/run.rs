@@ -24,7 +24,11 @@ impl Sim {
         for _ in 0..self.plan.steps {
             self.step();
         }
+        if self.plan.store != Backing::Memory && self.rng.bool() {
+            self.restart(End::Crash);
+        }
         self.draining = true;
+        self.disarm();
         self.settle();
         self.check_books();
         self.check_nothing_waits();
@@ -32,6 +36,18 @@ impl Sim {
         self.check_retained();
         self.leave();
         self.check_empty();
+        if self.plan.store != Backing::Memory {
+            self.restart(End::Stop);
+            self.check_empty();
+        }
+    }
+
+    /// The disk works from now on.
+    fn disarm(&self) {
+        if let Some(machine) = &self.store.journal().machine {
+            machine.disk.crash_at(u64::MAX);
+            machine.disk.fail_at(u64::MAX, 0);
+        }
     }
 
     /// One event of the chaos.
@@ -127,7 +143,8 @@ impl Sim {
     fn check_nothing_is_missing(&self) {
         let mut missing = self.ledger.missing(self.now);
         // A will that a full queue rejects has nobody to be told.
-        missing.retain(|missing| !missing.will || self.dropped(DropReason::RejectedFull) == 0);
+        let refused = self.dropped(DropReason::RejectedFull) + self.dropped(DropReason::StoreFull);
+        missing.retain(|missing| !missing.will || refused == 0);
         let overflowed = self.dropped(DropReason::OverflowOldest) + self.dropped(DropReason::OverflowNewest);
         assert!(
             missing.len() as u64 <= overflowed,

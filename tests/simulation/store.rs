@@ -247,6 +247,11 @@ impl Journal {
         self.messages.get(payload).is_none_or(|number| *number <= self.durable.records())
     }
 
+    /// Whether there is a record of a message with this payload.
+    pub fn knows(&self, payload: &[u8]) -> bool {
+        self.messages.contains_key(payload)
+    }
+
     /// Whether a message with this payload is on disk.
     pub fn keeps(&self, payload: &[u8]) -> bool {
         self.messages.contains_key(payload) && self.has(payload)
