@@ -58,7 +58,7 @@ impl Wake {
 /// What the flusher remembers between turns.
 struct Flusher {
     shell: Rc<Shell>,
-    /// Sockets are still to be written to: that goes before more is put into their buffers.
+    /// Sockets are still to be written to.
     cut: bool,
     /// When the pool is looked at; `None` while it is empty.
     trim: Option<Instant>,
@@ -99,7 +99,8 @@ impl Flusher {
         if shard.next_timeout().is_some_and(|at| at <= now) {
             shard.on_timeout(now);
         }
-        let mut more = if self.cut { true } else { shard.work(now) };
+        // While sockets wait, more may join what they are going to say: the larger the writes, the fewer.
+        let mut more = if self.cut && shard.is_crowded() { true } else { shard.work(now) };
         // Store, lanes, sockets: so nobody hears of what the store has not.
         shard.flush_store();
         shell.lanes.send(shard);

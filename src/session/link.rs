@@ -32,6 +32,8 @@ pub struct Link {
     pub open: bool,
     /// Listed with the flusher.
     pub dirty: bool,
+    /// What there was to send when the flusher last came to it.
+    pub outbound_before: u32,
     /// The client's Topic Alias Maximum was above 0, and these were used.
     outbound_aliases: Option<Box<alias::Outbound>>,
     /// The client's own aliases.
@@ -127,6 +129,7 @@ impl Link {
             version: connect.version,
             open: false,
             dirty: false,
+            outbound_before: 0,
             outbound_aliases: None,
             inbound_aliases: None,
             outbound: Outbound::default(),

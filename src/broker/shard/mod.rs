@@ -160,6 +160,8 @@ pub struct Shard {
     replays: Replays,
     sys: SysTopics,
     dirty: VecDeque<ConnectionId>,
+    /// One of those has gathered so much that it should be written before more is delivered.
+    crowded: bool,
     closed: VecDeque<Closed>,
     waiting: Waiting,
     resumed: VecDeque<ConnectionId>,
@@ -176,6 +178,10 @@ pub struct Shard {
     /// What tells that the last persistent session to end has ended.
     last_end: Ticket,
 }
+
+/// Bytes that a connection may gather while others are written to. With less there are more and smaller writes; with
+/// more, a connection that takes much would come to its limit because others take little.
+const CROWDED: usize = 64 * 1024;
 
 /// What every step of a session or a group borrows, apart from the tables.
 struct Core {
@@ -273,6 +279,7 @@ impl Shard {
             replays: Replays::default(),
             sys,
             dirty: VecDeque::new(),
+            crowded: false,
             closed: VecDeque::new(),
             waiting: Waiting::default(),
             resumed: VecDeque::new(),
@@ -400,6 +407,8 @@ impl Shard {
                 link.dirty = true;
                 self.dirty.push_back(ConnectionId { session: index, generation: link.generation });
             }
+            // Whoever reads too slowly has it all along, and that is no reason.
+            self.crowded |= link.outbound.len() >= link.outbound_before as usize + CROWDED;
         }
         if session.is_idle(self.core.outbound_limit) {
             self.replays.wake(index);
@@ -427,10 +436,17 @@ impl Shard {
         while let Some(connection) = self.dirty.pop_front() {
             if let Some(link) = self.session_of(connection).and_then(|session| session.link.as_mut()) {
                 link.dirty = false;
+                link.outbound_before = link.outbound.len() as u32;
                 return Some(connection);
             }
         }
+        self.crowded = false;
         None
+    }
+
+    /// Whether connections that wait to be written to should be, before more is delivered.
+    pub fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// What a connection has to send.
