@@ -1,7 +1,7 @@
 //! The codec's front door: where a packet ends in a stream of bytes, and the way from bytes to
 //! [`Packet`](super::packet::Packet) and back.
 
-use super::packet::{PacketType, Version};
+use super::packet::{PacketId, PacketType, Version};
 use super::reason::{ProtocolError, ReasonCode};
 use super::wire;
 
@@ -32,6 +32,17 @@ pub fn frame(
         return Err(ProtocolError::new(ReasonCode::PacketTooLarge, "the packet is larger than the limit"));
     }
     Ok(Some(size))
+}
+
+/// Bytes of a PUBACK of the shortest form: success, without properties. It is the same in every version.
+pub const SHORT_PUBACK: usize = 4;
+
+/// The packet id of the PUBACK of the shortest form that `buf` begins with; `None` if it begins with anything else.
+pub fn short_puback(buf: &[u8]) -> Option<PacketId> {
+    match buf {
+        [0x40, 2, high, low, ..] => PacketId::new(u16::from_be_bytes([*high, *low])),
+        _ => None,
+    }
 }
 
 /// The type in a packet's first byte, if its flags are right for it [MQTT-2.1.3-1].

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::link::Answer;
 use super::{Context, Delivery, Expiry, Session, inflight::Step, unaccount};
 use crate::message::{Message, MessageId, MessageParts, Publisher};
+use crate::protocol::codec;
 use crate::protocol::packet::{
     Ack, Disconnect, Packet, PacketId, Publish, QoS, Subscribe, Unsubscribe, Version,
 };
@@ -253,14 +254,34 @@ impl Session {
         Ok(Action::None)
     }
 
+    /// Takes the PUBACK packets of the shortest form that `bytes` begins with; how many those are.
+    ///
+    /// Errors: as [`Session::receive`].
+    pub fn receive_pubacks(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<usize, ProtocolError> {
+        let mut packets = 0;
+        while let Some(packet_id) = codec::short_puback(&bytes[packets * codec::SHORT_PUBACK..]) {
+            self.acknowledged(packet_id, cx)?;
+            packets += 1;
+        }
+        self.pump(cx);
+        Ok(packets)
+    }
+
     fn receive_puback(
         &mut self,
         packet_id: PacketId,
         cx: &mut Context<'_>,
     ) -> Result<Action<'static>, ProtocolError> {
+        self.acknowledged(packet_id, cx)?;
+        self.pump(cx);
+        Ok(Action::None)
+    }
+
+    /// The client has acknowledged a delivery at QoS 1.
+    fn acknowledged(&mut self, packet_id: PacketId, cx: &mut Context<'_>) -> Result<(), ProtocolError> {
         let Some(slot) = self.inflight.get_sent(packet_id) else {
             // A PUBACK for what a former connection was sent, or nobody: nothing to end.
-            return Ok(Action::None);
+            return Ok(());
         };
         if slot.qos() != QoS::AtLeastOnce {
             return Err(ProtocolError::protocol("a PUBACK for a QoS 2 PUBLISH"));
@@ -268,8 +289,7 @@ impl Session {
         if let Some(delivery) = self.inflight.finish(packet_id) {
             self.delivered(&delivery, cx);
         }
-        self.pump(cx);
-        Ok(Action::None)
+        Ok(())
     }
 
     /// The client has acknowledged a delivery.

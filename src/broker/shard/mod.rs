@@ -328,6 +328,10 @@ impl Shard {
         let max = self.core.limits.max_packet_size;
         let Some(link) = self.link_of(connection) else { return Ok(Step::Closed) };
         let version = link.version;
+        match self.receive_pubacks(now, connection, bytes)? {
+            0 => {}
+            taken => return Ok(Step::Packet(taken)),
+        }
         let Some(len) = codec::frame(Some(version), bytes, max)?.filter(|len| *len <= bytes.len()) else {
             return Ok(Step::Incomplete);
         };
@@ -347,6 +351,28 @@ impl Shard {
             Taken::Full => self.park(now, connection, frame),
             Taken::Last => Step::Closed,
         })
+    }
+
+    /// Deals with the PUBACK packets in front, if they are of the shortest form: a subscriber that keeps up sends nothing
+    /// else, many at a time. How many bytes that were.
+    fn receive_pubacks(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        bytes: &[u8],
+    ) -> Result<usize, ProtocolError> {
+        if codec::short_puback(bytes).is_none() || self.pauses(connection, bytes[0]) {
+            return Ok(0);
+        }
+        let Some(session) = live(&mut self.sessions, connection) else { return Ok(0) };
+        match &mut session.link {
+            Some(link) if link.parked.is_none() => link.last_packet = now,
+            _ => return Ok(0),
+        }
+        let packets = session.receive_pubacks(bytes, &mut self.core.context(now))?;
+        self.core.stats.packets_received.add(packets as u64);
+        self.tell_settled(connection.session);
+        Ok(packets * codec::SHORT_PUBACK)
     }
 
     /// Deals with a packet.
