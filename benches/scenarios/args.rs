@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args as Arguments, Parser, Subcommand};
 
 /// Runs load scenarios against WeirMQ and its peers, interleaved, and prints medians.
 #[derive(Debug, Parser)]
@@ -10,31 +10,49 @@ pub struct Args {
     /// Scenarios to run, such as fan0,pair1; default: all
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Who is measured, in this order: weirmq, mosquitto, rumqttd, floor, floor-each, or NAME=PATH for another build of
-    /// weirmq. A peer that is not installed is left out
-    #[arg(long, value_delimiter = ',', default_value = "weirmq,mosquitto")]
-    pub peers: Vec<String>,
+    #[command(flatten)]
+    pub common: Common,
     /// Runs of each scenario with each peer; the medians of them are reported
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
     /// Seconds that each run measures
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub seconds: u64,
-    /// Where the results go for machines; default: target/bench/scenarios.json
-    #[arg(long)]
-    pub json: Option<PathBuf>,
     /// Record where the broker's time goes, by `perf record`, into target/bench/
     #[arg(long)]
     pub profile: bool,
     /// Given by `cargo bench`
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     pub bench: bool,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
+/// What all of them know.
+#[derive(Clone, Debug, Arguments)]
+pub struct Common {
+    /// Who is measured, in this order: weirmq, mosquitto, rumqttd, nats, floor, floor-each, all of them by "all", or
+    /// NAME=PATH for another build of weirmq. A peer that is not installed is left out
+    #[arg(long, value_delimiter = ',', default_value = "weirmq,mosquitto")]
+    pub peers: Vec<String>,
+    /// Where the results go for machines; default: a file in target/bench/
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Thousands of clients, each of which publishes once a second, for minutes
+    Crowd {
+        #[command(flatten)]
+        common: Common,
+        /// How many; each takes a file descriptor here and one in the broker
+        #[arg(long, default_value_t = 18_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        clients: u32,
+        /// Seconds that are measured
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+    },
     /// The process that the peers floor and floor-each are
     #[command(hide = true)]
     FloorServe {

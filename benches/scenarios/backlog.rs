@@ -9,9 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Clients, Event};
+use super::figures::{Metrics, quantile};
 use super::peers::Broker;
 use super::process::{Cpu, Memory};
-use super::report::{Metrics, quantile};
 use super::scenario::{Backlog, Layout, Scenario};
 use super::tally::Tally;
 use super::wire::{self, Packet, Stamp};
@@ -33,7 +33,7 @@ pub fn run(broker: &mut Broker, scenario: &Scenario, shape: &Backlog) -> Result<
     let idle = Memory::of(broker.pid())?.resident;
     // It subscribes, and goes.
     drop(Clients::connect(broker.port, &[subscriber(layout.subscribers().concat())], 1, None)?);
-    let mut tally = Tally::new(layout);
+    let mut tally = Tally::new(layout, scenario.payload);
     let peak = ingest(broker, scenario, shape, &mut tally, &mut metrics)?;
     metrics.set("resident_bytes_above_idle", peak - idle);
     if shape.kill {
@@ -42,16 +42,12 @@ pub fn run(broker: &mut Broker, scenario: &Scenario, shape: &Backlog) -> Result<
         metrics.set("restart_ms", start.elapsed().as_secs_f64() * 1e3);
     }
     drain(broker, &mut tally, &mut metrics)?;
-    metrics.set("sent", tally.sent() as f64);
-    metrics.set("received", tally.received as f64);
-    metrics.set("lost", tally.lost() as f64);
-    metrics.set("duplicated", tally.duplicated as f64);
-    metrics.set("reordered", tally.reordered as f64);
+    metrics.count(&tally);
     Ok(metrics)
 }
 
 fn subscriber(filters: Vec<String>) -> Client {
-    Client { id: "subscriber".to_owned(), filters, source: None, persistent: true }
+    Client { persistent: true, ..Client::new("subscriber".to_owned(), filters) }
 }
 
 /// Publishes everything and waits for the last acknowledgement; the most memory that the broker took.
@@ -63,14 +59,7 @@ fn ingest(
     metrics: &mut Metrics,
 ) -> Result<f64, Box<dyn Error>> {
     let publishers = shape.publishers;
-    let specs: Vec<_> = (0..publishers)
-        .map(|i| Client {
-            id: format!("publisher-{i}"),
-            filters: Vec::new(),
-            source: None,
-            persistent: false,
-        })
-        .collect();
+    let specs: Vec<_> = (0..publishers).map(|i| Client::new(format!("publisher-{i}"), Vec::new())).collect();
     let mut clients = Clients::connect(broker.port, &specs, 1, None)?;
     let layout = Layout::Backlog { publishers };
     let heads: Vec<_> = (0..publishers)
@@ -138,9 +127,9 @@ fn drain(broker: &Broker, tally: &mut Tally, metrics: &mut Metrics) -> Result<()
                 let before = tally.received;
                 clients.read(0, |packet, out| {
                     match packet {
-                        Packet::Publish(stamp, packet_id) => {
-                            tally.receive(0, stamp);
-                            wire::put_puback(packet_id, out);
+                        Packet::Publish(message) => {
+                            tally.receive(0, &message);
+                            wire::put_puback(message.packet_id, out);
                         }
                         Packet::PubAck => {}
                         Packet::Control(bytes) => wire::accepted(bytes)?,

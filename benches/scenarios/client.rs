@@ -19,6 +19,7 @@ const CONNECTING: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client as it should be.
+#[derive(Clone, Default)]
 pub struct Client {
     pub id: String,
     /// None for one that only publishes.
@@ -27,6 +28,13 @@ pub struct Client {
     pub source: Option<Ipv4Addr>,
     /// Its session outlives its connection.
     pub persistent: bool,
+}
+
+impl Client {
+    /// One that is nothing special.
+    pub fn new(id: String, filters: Vec<String>) -> Client {
+        Client { id, filters, ..Client::default() }
+    }
 }
 
 /// Connected clients, by the number that they were given with.
@@ -128,7 +136,7 @@ impl Clients {
                 wire::accepted(bytes)?;
                 *waiting -= 1;
                 if *waiting == 1 {
-                    *out = wire::subscribe(&spec.filters, qos)?;
+                    out.extend(wire::subscribe(&spec.filters, qos)?);
                 }
             }
             Ok(())
@@ -140,7 +148,7 @@ impl Clients {
     ///
     /// # Errors
     /// The event queue's.
-    pub fn register(&mut self, source: &mut impl mio::event::Source, client: usize) -> io::Result<()> {
+    pub fn register(&self, source: &mut impl mio::event::Source, client: usize) -> io::Result<()> {
         self.poll.registry().register(source, Token(client), Interest::READABLE)
     }
 
@@ -152,6 +160,13 @@ impl Clients {
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Vec::new()),
             result => result?,
+        }
+        for event in &self.events {
+            if event.is_read_closed()
+                && let Some(link) = self.links.get_mut(event.token().0)
+            {
+                link.ending = true;
+            }
         }
         let event = |event: &mio::event::Event| Event {
             client: event.token().0,

@@ -2,18 +2,13 @@
 //! before its write to just after the read that brought it. Both ends sleep in between, as clients do.
 
 use std::error::Error;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-
 use super::client::{Client, Clients, Event};
+use super::figures::{self, Metrics};
+use super::pace::Pace;
 use super::peers::Broker;
-use super::process::Cpu;
-use super::report::{self, Metrics};
+use super::process::{Cpu, Memory};
 use super::scenario::{Layout, Scenario};
 use super::tally::Tally;
 use super::wire::{self, Packet, Stamp};
@@ -33,35 +28,22 @@ pub fn run(broker: &Broker, scenario: &Scenario, window: Duration) -> Result<Met
     let mut all: Vec<_> = subscribers
         .into_iter()
         .enumerate()
-        .map(|(i, filters)| Client {
-            id: format!("subscriber-{i}"),
-            filters,
-            source: None,
-            persistent: false,
-        })
+        .map(|(i, filters)| Client::new(format!("subscriber-{i}"), filters))
         .collect();
-    all.push(Client { id: "publisher".to_owned(), filters: Vec::new(), source: None, persistent: false });
+    all.push(Client::new("publisher".to_owned(), Vec::new()));
     let mut clients = Clients::connect(broker.port, &all, scenario.qos, None)?;
 
-    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
-    let period = Timespec { tv_sec: 0, tv_nsec: PERIOD.as_nanos() as i64 };
-    let times = Itimerspec { it_interval: period, it_value: period };
-    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
-    let timer_client = clients.links.len();
-    clients.register(&mut SourceFd(&timer.as_raw_fd()), timer_client)?;
-
+    let pace = Pace::start(&clients, PERIOD)?;
     let head = wire::publish_head(&LAYOUT.topic(0), scenario.qos, scenario.payload);
-    let mut tally = Tally::new(LAYOUT);
+    let mut tally = Tally::new(LAYOUT, scenario.payload);
     let mut samples = Vec::new();
     let start = Instant::now();
     let stop = start + WARM_UP + window;
     let mut from = None;
     while start.elapsed() < WARM_UP + window + DRAIN {
         for Event { client, readable } in clients.poll(Some(Duration::from_millis(50)))? {
-            if client == timer_client {
-                let mut ticks = [0; 8];
-                let _ = rustix::io::read(&timer, &mut ticks);
-                for _ in 0..u64::from_ne_bytes(ticks) {
+            if client == pace.client {
+                for _ in 0..pace.beats() {
                     if Instant::now() < stop {
                         let sequence = tally.send(0, 0);
                         let sent_at = start.elapsed().as_nanos() as u64;
@@ -73,9 +55,9 @@ pub fn run(broker: &Broker, scenario: &Scenario, window: Duration) -> Result<Met
                 }
             } else if readable {
                 clients.read(client, |packet, _| {
-                    let Packet::Publish(stamp, _) = packet else { return Ok(()) };
-                    let sent_at = Duration::from_nanos(stamp.sent_at);
-                    tally.receive(client, stamp);
+                    let Packet::Publish(message) = packet else { return Ok(()) };
+                    let Some(sent_at) = tally.receive(client, &message) else { return Ok(()) };
+                    let sent_at = Duration::from_nanos(sent_at);
                     if sent_at >= WARM_UP {
                         samples.push((start.elapsed() - sent_at).as_secs_f64() * 1e3);
                     }
@@ -85,21 +67,20 @@ pub fn run(broker: &Broker, scenario: &Scenario, window: Duration) -> Result<Met
             }
         }
         if from.is_none() && start.elapsed() >= WARM_UP {
-            from = Some(Cpu::of(broker.pid())?);
+            from = Some((Cpu::of(broker.pid())?, Cpu::own()?));
         }
     }
-    let cpu = Cpu::of(broker.pid())? - from.ok_or("no time was measured")?;
+    let (cpu, own) = from.ok_or("no time was measured")?;
+    let (cpu, own) = (Cpu::of(broker.pid())? - cpu, Cpu::own()? - own);
     samples.sort_by(f64::total_cmp);
     let mut metrics = Metrics::default();
-    metrics.set("p50_ms", report::quantile(&samples, 0.5));
-    metrics.set("p99_ms", report::quantile(&samples, 0.99));
-    metrics.set("p999_ms", report::quantile(&samples, 0.999));
+    metrics.set("p50_ms", figures::quantile(&samples, 0.5));
+    metrics.set("p99_ms", figures::quantile(&samples, 0.99));
+    metrics.set("p999_ms", figures::quantile(&samples, 0.999));
     metrics.set("max_ms", samples.last().copied().unwrap_or(f64::NAN));
     metrics.set("cpu_seconds_per_million", cpu.total() / (samples.len() as f64 / 1e6));
-    metrics.set("sent", tally.sent() as f64);
-    metrics.set("received", tally.received as f64);
-    metrics.set("lost", tally.lost() as f64);
-    metrics.set("duplicated", tally.duplicated as f64);
-    metrics.set("reordered", tally.reordered as f64);
+    metrics.set("generator_cores", own.total() / (window + DRAIN).as_secs_f64());
+    metrics.set("resident_bytes_peak", Memory::of(broker.pid())?.peak);
+    metrics.count(&tally);
     Ok(metrics)
 }

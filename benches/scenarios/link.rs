@@ -10,6 +10,12 @@ use socket2::{Domain, Socket, Type};
 
 use super::wire::{self, Packet};
 
+/// What one read takes at most.
+const SCRATCH: usize = 256 * 1024;
+
+/// A packet of which so much is there is read to its end in its own place.
+const LARGE: usize = 64 * 1024;
+
 /// Where all links read into, one after the other.
 pub struct Scratch {
     raw: Box<[u8]>,
@@ -18,7 +24,7 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> Scratch {
-        Scratch { raw: vec![0; 256 * 1024].into(), plain: Vec::new() }
+        Scratch { raw: vec![0; SCRATCH].into(), plain: Vec::new() }
     }
 }
 
@@ -30,6 +36,10 @@ pub struct Link {
     partial: Vec<u8>,
     /// What is to be sent; [`Link::flush`] does.
     pub out: Vec<u8>,
+    /// How much of that has been.
+    sent: usize,
+    /// The broker has closed its side: no further event will tell of what is left to read.
+    pub ending: bool,
 }
 
 impl Link {
@@ -55,7 +65,7 @@ impl Link {
             _ => {}
         }
         let stream = TcpStream::from_std(socket.into());
-        Ok(Link { stream, tls, partial: Vec::new(), out: Vec::new() })
+        Ok(Link { stream, tls, partial: Vec::new(), out: Vec::new(), sent: 0, ending: false })
     }
 
     /// Reads all there is and calls `each` for every packet, with the buffer for answers.
@@ -68,11 +78,14 @@ impl Link {
         mut each: impl FnMut(Packet<'_>, &mut Vec<u8>) -> io::Result<()>,
     ) -> io::Result<()> {
         loop {
+            if self.tls.is_none() && self.partial.len() >= LARGE {
+                if !self.read_rest(&mut each)? {
+                    return Ok(());
+                }
+                continue;
+            }
             // Behind what is there of a packet, so that packets are seen in one piece.
             let front = if self.tls.is_none() { self.partial.len() } else { 0 };
-            if front >= scratch.raw.len() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet of enormous size"));
-            }
             scratch.raw[..front].copy_from_slice(&self.partial[..front]);
             let len = match self.stream.read(&mut scratch.raw[front..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -93,10 +106,34 @@ impl Link {
             let consumed = wire::packets(bytes, |packet| each(packet, &mut self.out))?;
             self.partial.clear();
             self.partial.extend_from_slice(&bytes[consumed..]);
-            if !full {
+            if !full && !self.ending {
                 // The socket is empty, or an event will tell that it no longer is.
                 return Ok(());
             }
+        }
+    }
+
+    /// Reads on in a large packet where its beginning lies, rather than carry that along with every read; whether the
+    /// packet is whole now.
+    fn read_rest(
+        &mut self,
+        each: &mut impl FnMut(Packet<'_>, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let whole = wire::length(&self.partial)?;
+        let have = self.partial.len();
+        self.partial.resize(whole.clamp(have, have + SCRATCH), 0);
+        let read = self.stream.read(&mut self.partial[have..]);
+        self.partial.truncate(have + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) if self.partial.len() < whole => Ok(true),
+            Ok(_) => {
+                wire::packets(&self.partial, |packet| each(packet, &mut self.out))?;
+                self.partial.clear();
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -121,13 +158,15 @@ impl Link {
             }
             return Ok(());
         }
-        while !self.out.is_empty() {
-            match self.stream.write(&self.out) {
-                Ok(taken) => drop(self.out.drain(..taken)),
+        while self.sent < self.out.len() {
+            match self.stream.write(&self.out[self.sent..]) {
+                Ok(taken) => self.sent += taken,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
+        self.out.clear();
+        self.sent = 0;
         Ok(())
     }
 }

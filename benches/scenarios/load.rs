@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Clients, Event};
+use super::figures::Metrics;
 use super::peers::Broker;
 use super::process::{Cpu, Memory};
-use super::report::Metrics;
 use super::scenario::{Layout, Load, Scenario};
 use super::tally::Tally;
 use super::wire::{self, Packet, Stamp};
@@ -75,26 +75,18 @@ pub fn run(
     let mut metrics = run.outcome(&from, &to);
     metrics.set("resident_bytes_idle", ready.resident);
     metrics.set("resident_bytes_peak", after.peak);
-    let filters: usize = load.layout.subscribers().iter().map(Vec::len).sum();
-    metrics.set("resident_bytes_per_filter", (ready.resident - before.resident) / filters as f64);
+    if load.layout == Layout::Wild {
+        let filters: usize = load.layout.subscribers().iter().map(Vec::len).sum();
+        metrics.set("resident_bytes_per_filter", (ready.resident - before.resident) / filters as f64);
+    }
     Ok(metrics)
 }
 
 /// Subscribers first, then publishers.
 fn clients_of(layout: Layout) -> Vec<Client> {
     let subscribers = layout.subscribers().into_iter().enumerate();
-    let subscribers = subscribers.map(|(i, filters)| Client {
-        id: format!("subscriber-{i}"),
-        filters,
-        source: None,
-        persistent: false,
-    });
-    let publishers = (0..layout.publishers()).map(|i| Client {
-        id: format!("publisher-{i}"),
-        filters: Vec::new(),
-        source: None,
-        persistent: false,
-    });
+    let subscribers = subscribers.map(|(i, filters)| Client::new(format!("subscriber-{i}"), filters));
+    let publishers = (0..layout.publishers()).map(|i| Client::new(format!("publisher-{i}"), Vec::new()));
     subscribers.chain(publishers).collect()
 }
 
@@ -107,7 +99,7 @@ impl<'a> Run<'a> {
             clients,
             scenario,
             load,
-            tally: Tally::new(layout),
+            tally: Tally::new(layout, scenario.payload),
             random: fastrand::Rng::with_seed(7),
             heads: (0..layout.topics()).map(head).collect(),
             packet_ids: vec![0; layout.publishers()],
@@ -186,10 +178,10 @@ impl<'a> Run<'a> {
                 let tally = &mut self.tally;
                 self.clients.read(client, |packet, out| {
                     match packet {
-                        Packet::Publish(stamp, packet_id) => {
-                            tally.receive(client, stamp);
-                            if packet_id > 0 {
-                                wire::put_puback(packet_id, out);
+                        Packet::Publish(message) => {
+                            tally.receive(client, &message);
+                            if message.packet_id > 0 {
+                                wire::put_puback(message.packet_id, out);
                             }
                         }
                         Packet::PubAck => tally.acknowledged += 1,
@@ -226,12 +218,7 @@ impl<'a> Run<'a> {
         metrics.set("system_seconds_per_million", broker.system / millions);
         metrics.set("broker_cores", broker.total() / seconds);
         metrics.set("generator_cores", own.total() / seconds);
-        metrics.set("sent", self.tally.sent() as f64);
-        metrics.set("received", self.tally.received as f64);
-        metrics.set("lost", self.tally.lost() as f64);
-        metrics.set("duplicated", self.tally.duplicated as f64);
-        metrics.set("reordered", self.tally.reordered as f64);
-        metrics.set("misrouted", self.tally.misrouted as f64);
+        metrics.count(&self.tally);
         metrics.set("unacknowledged", self.unacknowledged() as f64);
         metrics.set("stalls", self.stalls as f64);
         metrics

@@ -4,16 +4,21 @@
 mod args;
 mod backlog;
 mod client;
+mod crowd;
+mod figures;
 mod floor;
 mod idle;
 mod latency;
 mod link;
 mod load;
+mod pace;
 mod peers;
 mod process;
 mod report;
 mod scenario;
+mod settings;
 mod tally;
+mod targets;
 mod wire;
 
 use std::error::Error;
@@ -23,7 +28,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use args::{Args, Command};
+use args::{Args, Command, Common};
 use peers::{Broker, Peer};
 use report::{Report, Run};
 use scenario::{Kind, Scenario};
@@ -31,11 +36,30 @@ use scenario::{Kind, Scenario};
 /// What a run takes besides its measurement: start, connect, warm up, drain.
 const AROUND: Duration = Duration::from_secs(3);
 
+/// What is measured, how long and how often.
+struct Plan<'a> {
+    title: &'static str,
+    scenarios: Vec<&'a Scenario>,
+    common: &'a Common,
+    rounds: u32,
+    seconds: u64,
+    profile: bool,
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = match args.command {
-        Some(Command::FloorServe { port, each }) => floor::serve(port, each).map_err(Into::into),
-        None => bench(&args),
+    let result = match &args.command {
+        Some(Command::FloorServe { port, each }) => floor::serve(*port, *each).map_err(Into::into),
+        Some(Command::Crowd { common, clients, seconds }) => {
+            let crowd = scenario::crowd(*clients as usize);
+            let (rounds, seconds, profile) = (1, *seconds, false);
+            bench(&Plan { title: "crowd", scenarios: vec![&crowd], common, rounds, seconds, profile })
+        }
+        None => scenario::chosen(&args.only).map_err(Into::into).and_then(|scenarios| {
+            let Args { rounds, seconds, profile, common, .. } = &args;
+            let (rounds, seconds, profile) = (*rounds, *seconds, *profile);
+            bench(&Plan { title: "scenarios", scenarios, common, rounds, seconds, profile })
+        }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,10 +70,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
+fn bench(args: &Plan<'_>) -> Result<(), Box<dyn Error>> {
     raise_descriptors()?;
-    let scenarios = scenario::chosen(&args.only)?;
-    let peers = peers::chosen(&args.peers)?;
+    let scenarios = &args.scenarios;
+    let peers = peers::chosen(&args.common.peers)?;
     let plan: Vec<_> = scenarios
         .iter()
         .flat_map(|scenario| (1..=args.rounds).map(move |round| (scenario, round)))
@@ -58,7 +82,7 @@ fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
         .collect();
     let each = Duration::from_secs(args.seconds) + AROUND;
     eprintln!("{} runs, about {}", plan.len(), minutes(each * plan.len() as u32));
-    let mut report = Report::new(args.seconds, args.rounds);
+    let mut report = Report::new(args.title, args.seconds, args.rounds, &peers);
     let start = Instant::now();
     for (index, (scenario, round, peer)) in plan.iter().enumerate() {
         let left = match index {
@@ -79,19 +103,25 @@ fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    report.finish(&scenarios, &peers, args.json.as_deref())?;
+    report.finish(scenarios, args.common.json.as_deref())?;
     if report.failures.is_empty() { Ok(()) } else { Err("some runs failed".into()) }
 }
 
 /// One measurement of one broker, started afresh.
-fn run(scenario: &Scenario, peer: &Peer, args: &Args, round: u32) -> Result<report::Metrics, Box<dyn Error>> {
-    let mut broker = Broker::start(peer, scenario)?;
+fn run(
+    scenario: &Scenario,
+    peer: &Peer,
+    args: &Plan<'_>,
+    round: u32,
+) -> Result<figures::Metrics, Box<dyn Error>> {
+    let mut broker = Broker::start(peer, &scenario.setup())?;
     let seconds = Duration::from_secs(args.seconds);
     let profile = args.profile.then(|| report::profile_path(scenario.name, &peer.name, round)).transpose()?;
     Ok(match &scenario.kind {
         Kind::Load(shape) => load::run(&broker, scenario, shape, seconds, profile.as_deref())?,
         Kind::Latency => latency::run(&broker, scenario, seconds)?,
         Kind::Idle { connections } => idle::run(&broker, *connections, seconds)?,
+        Kind::Crowd { clients } => crowd::run(&broker, scenario, *clients, seconds)?,
         Kind::Backlog(shape) => backlog::run(&mut broker, scenario, shape)?,
     })
 }

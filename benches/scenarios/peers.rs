@@ -1,5 +1,4 @@
-//! The brokers that are measured, each in a process of its own, started afresh for every run and stopped with it. Each is
-//! configured as well as it can be for the scenarios: quiet, without delay, with windows that do not stand in the way.
+//! The brokers that are measured, each in a process of its own, started afresh for every run and stopped with it.
 
 use std::fs;
 use std::io;
@@ -14,7 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
-use super::scenario::{Kind, Layout, Scenario};
+use super::scenario::{Kind, Layout, Scenario, Setup};
+use super::settings;
 
 /// A broker that was just started listens within this time.
 const START: Duration = Duration::from_secs(10);
@@ -26,46 +26,83 @@ const WEIRMQ: &str = env!("CARGO_BIN_EXE_weirmq");
 #[derive(Debug)]
 pub struct Peer {
     pub name: String,
-    program: PathBuf,
-    make: Make,
+    /// As it tells it; empty for the floor.
+    pub version: String,
+    pub program: PathBuf,
+    pub make: Make,
 }
 
+/// Which program a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Make {
+pub enum Make {
     Weirmq,
     Mosquitto,
     Rumqttd,
+    Nats,
     /// Not a broker: what sockets alone cost.
     Floor {
         each: bool,
     },
 }
 
+/// Whom `all` stands for.
+const ALL: [&str; 6] = ["weirmq", "mosquitto", "rumqttd", "nats", "floor", "floor-each"];
+
 /// The peers of these names that are there.
 ///
 /// # Errors
 /// If a name is unknown, or nobody is there.
 pub fn chosen(names: &[String]) -> io::Result<Vec<Peer>> {
-    let mut peers = Vec::new();
+    let mut peers: Vec<Peer> = Vec::new();
     for name in names {
-        let (program, make) = match name.as_str() {
-            "weirmq" => (Some(PathBuf::from(WEIRMQ)), Make::Weirmq),
-            "mosquitto" => (installed("mosquitto"), Make::Mosquitto),
-            "rumqttd" => (installed("rumqttd"), Make::Rumqttd),
-            "floor" => (Some(std::env::current_exe()?), Make::Floor { each: false }),
-            "floor-each" => (Some(std::env::current_exe()?), Make::Floor { each: true }),
-            other => match other.split_once('=') {
-                Some((_, path)) => (Some(fs::canonicalize(path)?), Make::Weirmq),
-                None => return Err(io::Error::other(format!("no peer is called {other}"))),
-            },
-        };
-        let name = name.split('=').next().unwrap_or_default().to_owned();
-        match program {
-            Some(program) => peers.push(Peer { name, program, make }),
-            None => eprintln!("{name} is not installed: it is left out"),
+        let all = if name == "all" { &ALL[..] } else { &[name.as_str()] };
+        for name in all {
+            match found(name)? {
+                Some(peer) if peers.iter().any(|known| known.name == peer.name) => {}
+                Some(peer) => peers.push(peer),
+                None => eprintln!("{name} is not installed: it is left out"),
+            }
         }
     }
     if peers.is_empty() { Err(io::Error::other("there is nobody to measure")) } else { Ok(peers) }
+}
+
+fn found(name: &str) -> io::Result<Option<Peer>> {
+    let this = || std::env::current_exe().map(Some);
+    let (program, make) = match name {
+        "weirmq" => (Some(PathBuf::from(WEIRMQ)), Make::Weirmq),
+        "mosquitto" => (installed("mosquitto"), Make::Mosquitto),
+        "rumqttd" => (installed("rumqttd"), Make::Rumqttd),
+        "nats" => (installed("nats-server"), Make::Nats),
+        "floor" => (this()?, Make::Floor { each: false }),
+        "floor-each" => (this()?, Make::Floor { each: true }),
+        other => match other.split_once('=') {
+            Some((_, path)) => (Some(fs::canonicalize(path)?), Make::Weirmq),
+            None => return Err(io::Error::other(format!("no peer is called {other}"))),
+        },
+    };
+    let name = name.split('=').next().unwrap_or_default().to_owned();
+    let peer = program.map(|program| Peer { name, version: make.version(&program), program, make });
+    Ok(peer)
+}
+
+impl Make {
+    /// The first thing that looks like a version in what the program says of itself.
+    fn version(self, program: &Path) -> String {
+        let option = match self {
+            Make::Floor { .. } => return String::new(),
+            Make::Mosquitto => "-h",
+            Make::Weirmq | Make::Rumqttd | Make::Nats => "--version",
+        };
+        let said = Command::new(program).arg(option).stdin(Stdio::null()).output();
+        let said =
+            said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let version = said
+            .split_whitespace()
+            .map(|word| word.trim_start_matches('v'))
+            .find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.'));
+        version.unwrap_or("?").to_owned()
+    }
 }
 
 /// Looks where programs are, and where Debian puts those for administrators.
@@ -107,8 +144,8 @@ impl Broker {
     ///
     /// # Errors
     /// If it does not come up; with what it said.
-    pub fn start(peer: &Peer, scenario: &Scenario) -> io::Result<Broker> {
-        let tls = scenario.tls;
+    pub fn start(peer: &Peer, setup: &Setup) -> io::Result<Broker> {
+        let tls = setup.tls;
         let folder = tempfile::tempdir()?;
         if tls {
             certificates(folder.path())?;
@@ -116,7 +153,7 @@ impl Broker {
         let client = tls.then(|| client_config(folder.path())).transpose()?;
         let port = free_port()?;
         let said = fs::File::create(folder.path().join("said"))?;
-        let mut command = command(peer, folder.path(), port, scenario)?;
+        let mut command = settings::command(peer, folder.path(), port, setup)?;
         command.current_dir(folder.path()).stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let child = command.spawn()?;
         let mut broker = Broker { child, command, port, tls: client, folder };
@@ -168,78 +205,6 @@ impl Drop for Broker {
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-fn command(peer: &Peer, folder: &Path, port: u16, scenario: &Scenario) -> io::Result<Command> {
-    let tls = scenario.tls;
-    let mut command = Command::new(&peer.program);
-    let file = folder.join("config.toml");
-    match peer.make {
-        Make::Weirmq => {
-            fs::write(&file, weirmq_config(port, tls))?;
-            command.arg("-c").arg(&file);
-        }
-        Make::Mosquitto => {
-            fs::write(&file, mosquitto_config(folder, port, scenario))?;
-            command.arg("-c").arg(&file);
-        }
-        Make::Rumqttd => {
-            fs::write(&file, rumqttd_config(folder, port, tls))?;
-            command.arg("-q").arg("-c").arg(&file);
-        }
-        Make::Floor { each } => {
-            command.arg("floor-serve").arg(port.to_string());
-            if each {
-                command.arg("--each");
-            }
-        }
-    }
-    Ok(command)
-}
-
-fn weirmq_config(port: u16, tls: bool) -> String {
-    let tls = if tls { "[listener.tls]\ncert = \"server.pem\"\nkey = \"server.key\"\n" } else { "" };
-    format!(
-        "[[listener]]\nbind = \"127.0.0.1:{port}\"\nallow_anonymous = true\n{tls}\
-         [limits]\nmax_inflight = 1000\nmax_handshakes_per_address = 500\n[log]\nlevel = \"warn\"\n"
-    )
-}
-
-fn mosquitto_config(folder: &Path, port: u16, scenario: &Scenario) -> String {
-    let folder = folder.display();
-    // In memory, written down now and then and at the end: what it does where it persists at all.
-    let persistence = match scenario.kind {
-        Kind::Backlog(_) => format!("persistence true\npersistence_location {folder}/\n"),
-        _ => "persistence false\n".to_owned(),
-    };
-    let tls = if scenario.tls {
-        format!("certfile {folder}/server.pem\nkeyfile {folder}/server.key\ntls_version tlsv1.3\n")
-    } else {
-        String::new()
-    };
-    // It would give up root, and could not read the folder then.
-    format!(
-        "user root\nlistener {port} 127.0.0.1\n{tls}allow_anonymous true\n{persistence}\
-         set_tcp_nodelay true\nmax_inflight_messages 1000\nmax_queued_messages 0\n\
-         log_dest stderr\nlog_type error\n"
-    )
-}
-
-fn rumqttd_config(folder: &Path, port: u16, tls: bool) -> String {
-    let folder = folder.display();
-    let tls = if tls {
-        format!("[v4.1.tls]\ncertpath = \"{folder}/server.pem\"\nkeypath = \"{folder}/server.key\"\n")
-    } else {
-        String::new()
-    };
-    format!(
-        "id = 0\n\
-         [router]\nid = 0\nmax_connections = 20000\nmax_outgoing_packet_count = 200\n\
-         max_segment_size = 104857600\nmax_segment_count = 10\n\
-         [v4.1]\nname = \"v4\"\nlisten = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 0\n{tls}\
-         [v4.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 65536\nmax_inflight_count = 1000\n\
-         dynamic_filters = true\n"
-    )
 }
 
 /// A test authority and a server certificate of it.

@@ -13,6 +13,26 @@ pub struct Scenario {
     pub tls: bool,
 }
 
+/// What a broker is set up for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup {
+    /// It speaks TLS 1.3.
+    pub tls: bool,
+    /// It keeps sessions and their messages, each broker as it does by default where it does at all.
+    pub keeps: bool,
+    /// Messages of over a mebibyte pass.
+    pub large: bool,
+    /// How many threads share the work, for a broker that can be told.
+    pub shards: Option<usize>,
+}
+
+impl Scenario {
+    pub fn setup(&self) -> Setup {
+        let keeps = matches!(self.kind, Kind::Backlog(_));
+        Setup { tls: self.tls, keeps, ..Setup::default() }
+    }
+}
+
 /// What is measured.
 #[derive(Debug)]
 pub enum Kind {
@@ -24,6 +44,8 @@ pub enum Kind {
     Idle { connections: usize },
     /// A backlog for an offline session: taken in, kept, given out.
     Backlog(Backlog),
+    /// What it is like to serve so many clients, each of which publishes once a second.
+    Crowd { clients: usize },
 }
 
 /// So many messages for one persistent session that is not there.
@@ -57,6 +79,8 @@ pub enum Layout {
     Wild,
     /// Each publisher has a topic of its own; one subscriber takes them all.
     Backlog { publishers: usize },
+    /// Each client publishes to a topic of its own and subscribes to that of another.
+    Ring { clients: usize },
 }
 
 pub const WILD_DEVICES: usize = 25_000;
@@ -87,6 +111,14 @@ const ALL: &[Scenario] = &[
         qos: 0,
         payload: 0,
         tls: false,
+    },
+    Scenario {
+        name: "idletls",
+        summary: "5,000 of them over TLS 1.3",
+        kind: Kind::Idle { connections: 5_000 },
+        qos: 0,
+        payload: 0,
+        tls: true,
     },
     Scenario {
         name: "tlsfan",
@@ -127,6 +159,18 @@ const fn load(
     Scenario { name, summary, kind: Kind::Load(Load { layout, window }), qos, payload, tls: false }
 }
 
+/// So many clients at once; not among the others since it takes minutes.
+pub const fn crowd(clients: usize) -> Scenario {
+    Scenario {
+        name: "crowd",
+        summary: "each client publishes 64 B once a second to one other, QoS 0",
+        kind: Kind::Crowd { clients },
+        qos: 0,
+        payload: 64,
+        tls: false,
+    }
+}
+
 /// The scenarios of these names, in the order of the table; all of them without names.
 ///
 /// # Errors
@@ -157,6 +201,9 @@ impl Layout {
                 filters
             }
             Layout::Backlog { .. } => vec![vec!["backlog/#".to_owned()]],
+            Layout::Ring { clients } => {
+                (0..clients).map(|i| vec![self.topic((i + clients - 1) % clients)]).collect()
+            }
         }
     }
 
@@ -166,6 +213,7 @@ impl Layout {
             Layout::Pairs { pairs } => pairs,
             Layout::Wild => WILD_PUBLISHERS,
             Layout::Backlog { publishers } => publishers,
+            Layout::Ring { clients } => clients,
         }
     }
 
@@ -175,6 +223,7 @@ impl Layout {
             Layout::Pairs { pairs } => pairs,
             Layout::Wild => 2 * WILD_DEVICES,
             Layout::Backlog { publishers } => publishers,
+            Layout::Ring { clients } => clients,
         }
     }
 
@@ -188,6 +237,7 @@ impl Layout {
                 format!("site/{site}/dev/{unit}/{}", ["temp", "hum"][topic % 2])
             }
             Layout::Backlog { .. } => format!("backlog/{topic}"),
+            Layout::Ring { .. } => format!("crowd/{topic:05}/state"),
         }
     }
 
@@ -195,7 +245,7 @@ impl Layout {
     pub fn publisher(self, topic: usize) -> usize {
         match self {
             Layout::Fan { .. } => 0,
-            Layout::Pairs { .. } | Layout::Backlog { .. } => topic,
+            Layout::Pairs { .. } | Layout::Backlog { .. } | Layout::Ring { .. } => topic,
             Layout::Wild => (topic / 2) % WILD_PUBLISHERS,
         }
     }
@@ -204,7 +254,7 @@ impl Layout {
     pub fn next_topic(self, publisher: usize, random: &mut fastrand::Rng) -> usize {
         match self {
             Layout::Fan { .. } => 0,
-            Layout::Pairs { .. } | Layout::Backlog { .. } => publisher,
+            Layout::Pairs { .. } | Layout::Backlog { .. } | Layout::Ring { .. } => publisher,
             Layout::Wild => {
                 let device = random.usize(..WILD_DEVICES / WILD_PUBLISHERS) * WILD_PUBLISHERS + publisher;
                 2 * device + random.usize(..2)
@@ -216,7 +266,7 @@ impl Layout {
     pub fn takers(self) -> usize {
         match self {
             Layout::Fan { subscribers } => subscribers,
-            Layout::Pairs { .. } | Layout::Backlog { .. } => 1,
+            Layout::Pairs { .. } | Layout::Backlog { .. } | Layout::Ring { .. } => 1,
             Layout::Wild => WILD_TAKERS,
         }
     }
@@ -228,6 +278,7 @@ impl Layout {
             Layout::Fan { .. } => (topic == 0).then_some(subscriber),
             Layout::Pairs { .. } => (topic == subscriber).then_some(subscriber),
             Layout::Backlog { .. } => Some(topic),
+            Layout::Ring { clients } => ((topic + 1) % clients == subscriber).then_some(topic),
             Layout::Wild => {
                 // The third shape takes only temp, the fourth only hum.
                 let shapes = [0, 1, 2 + topic % 2];

@@ -10,21 +10,46 @@ use mqttbytes::v4::{self, ConnectReturnCode, SubscribeFilter, SubscribeReasonCod
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub topic: u32,
-    pub sequence: u64,
+    /// The number of this message among those of its topic.
+    pub sequence: u32,
     /// Nanoseconds since the run began.
     pub sent_at: u64,
 }
 
-const STAMP: usize = 20;
+/// The smallest payload: a stamp and nothing else.
+pub const STAMP: usize = 16;
+
+/// What the rest of every payload consists of.
+const FILLER: u8 = b'x';
 
 /// A packet from the broker.
 #[derive(Debug)]
 pub enum Packet<'a> {
-    /// With its packet identifier, 0 for QoS 0.
-    Publish(Stamp, u16),
+    Publish(Publish<'a>),
     PubAck,
     /// Anything else, whole.
     Control(&'a [u8]),
+}
+
+/// A message as it has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Publish<'a> {
+    pub topic: &'a [u8],
+    /// 0 for QoS 0.
+    pub packet_id: u16,
+    pub payload: &'a [u8],
+}
+
+impl Publish<'_> {
+    /// What its payload begins with; `None` if it is too short or its rest is not what was sent.
+    pub fn stamp(&self) -> Option<Stamp> {
+        let (stamp, rest) = self.payload.split_first_chunk::<STAMP>()?;
+        let number = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| stamp[at + i]));
+        let sent_at = u64::from(number(8)) << 32 | u64::from(number(12));
+        const WHOLE: [u8; 4096] = [FILLER; 4096];
+        let intact = rest.chunks(WHOLE.len()).all(|part| *part == WHOLE[..part.len()]);
+        intact.then(|| Stamp { topic: number(0), sequence: number(4), sent_at })
+    }
 }
 
 /// Calls `each` for every whole packet; how many bytes they were.
@@ -51,32 +76,41 @@ pub fn packets(bytes: &[u8], mut each: impl FnMut(Packet<'_>) -> io::Result<()>)
 /// # Errors
 /// If its length is none.
 pub fn frame(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
+    Ok(header(bytes)?.filter(|(_, end)| bytes.len() >= *end))
+}
+
+/// Where the fixed header and the packet will end; `None` if the fixed header is not whole.
+fn header(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
     let (mut length, mut shift) = (0, 0);
     for at in 1..=4 {
         let Some(byte) = bytes.get(at) else { return Ok(None) };
         length |= usize::from(byte & 127) << shift;
         if byte & 128 == 0 {
-            let end = at + 1 + length;
-            return Ok((bytes.len() >= end).then_some((at + 1, end)));
+            return Ok(Some((at + 1, at + 1 + length)));
         }
         shift += 7;
     }
     Err(bad("a packet without a length"))
 }
 
-fn publish(first: u8, body: &[u8]) -> io::Result<Packet<'static>> {
+/// How long the packet is that begins here, whole or not.
+///
+/// # Errors
+/// If it does not tell.
+pub fn length(bytes: &[u8]) -> io::Result<usize> {
+    header(bytes)?.map(|(_, end)| end).ok_or_else(|| bad("a packet that does not tell its length"))
+}
+
+fn publish(first: u8, body: &[u8]) -> io::Result<Packet<'_>> {
     let take = |at: usize| body.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
     let mut at = 2 + usize::from(take(0).ok_or_else(|| bad("a PUBLISH without a topic"))?);
+    let topic = body.get(2..at).ok_or_else(|| bad("a PUBLISH with half a topic"))?;
     let mut packet_id = 0;
     if first & 6 != 0 {
         packet_id = take(at).ok_or_else(|| bad("a PUBLISH without a packet identifier"))?;
         at += 2;
     }
-    let stamp: &[u8; STAMP] =
-        body.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(|| bad("a message that was not sent"))?;
-    let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| stamp[at + i]));
-    let topic = u32::from_be_bytes([stamp[0], stamp[1], stamp[2], stamp[3]]);
-    Ok(Packet::Publish(Stamp { topic, sequence: number(4), sent_at: number(12) }, packet_id))
+    Ok(Packet::Publish(Publish { topic, packet_id, payload: &body[at..] }))
 }
 
 /// What all messages of one topic begin with: the fixed header and the topic.
@@ -96,7 +130,7 @@ pub fn publish_head(topic: &str, qos: u8, payload: usize) -> Vec<u8> {
     head
 }
 
-/// Appends a message of `payload` bytes; without a packet identifier for QoS 0.
+/// Appends a message of `payload` bytes, at least [`STAMP`]; without a packet identifier for QoS 0.
 pub fn put_publish(head: &[u8], packet_id: Option<u16>, stamp: Stamp, payload: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(head);
     if let Some(id) = packet_id {
@@ -105,7 +139,7 @@ pub fn put_publish(head: &[u8], packet_id: Option<u16>, stamp: Stamp, payload: u
     out.extend_from_slice(&stamp.topic.to_be_bytes());
     out.extend_from_slice(&stamp.sequence.to_be_bytes());
     out.extend_from_slice(&stamp.sent_at.to_be_bytes());
-    out.resize(out.len() + payload - STAMP, b'x');
+    out.resize(out.len() + payload - STAMP, FILLER);
 }
 
 pub fn put_puback(packet_id: u16, out: &mut Vec<u8>) {
