@@ -45,6 +45,7 @@
 //! 6. `net` and `server`: the shell around it all.
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod arguments;
 pub mod broker;
 pub mod client;

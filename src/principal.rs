@@ -10,6 +10,8 @@ pub struct Principal {
     pub user: Option<Arc<str>>,
     /// What the token says that proved it, if a token did.
     pub token: Option<Arc<Token>>,
+    /// It came by a listener on loopback that lets anybody in.
+    pub local: bool,
 }
 
 /// What a token says besides whose it is.
@@ -25,11 +27,11 @@ pub struct Token {
 
 impl Principal {
     /// A client that has proved nothing.
-    pub const ANONYMOUS: Principal = Principal { user: None, token: None };
+    pub const ANONYMOUS: Principal = Principal { user: None, token: None, local: false };
 
     /// A user without a token.
     pub fn of_user(user: impl Into<Arc<str>>) -> Principal {
-        Principal { user: Some(user.into()), token: None }
+        Principal { user: Some(user.into()), token: None, local: false }
     }
 
     /// The user's name, unless it is anonymous.

@@ -58,7 +58,7 @@ drop_reasons! {
     Qos0SlowConsumer = "qos0_slow_consumer",
     /// Nobody had subscribed.
     NoSubscribers = "no_subscribers",
-    /// The publisher or the taker has no right to it.
+    /// The publisher has no right to its topic.
     Unauthorised = "unauthorised",
     /// The oldest made room in a full queue.
     OverflowOldest = "overflow_oldest",
@@ -70,6 +70,8 @@ drop_reasons! {
     StoreFull = "store_full",
     /// Not kept as a retained message: the limits on those are met.
     RetainedFull = "retained_full",
+    /// Whoever it waited for, a client or every member of a share group, has no right to read it any more.
+    Revoked = "revoked",
     /// The session it waited in expired.
     SessionExpired = "session_expired",
     /// The session it waited in was ended by its client, or the share group by its last member.

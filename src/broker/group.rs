@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use super::outbox::{Item, Join};
 use super::roster::{Member, Roster};
+use super::shared::Shared;
+use crate::acl::{Current, Owner};
 use crate::limits::{Limits, Overflow, QueueRule, ShareRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
@@ -70,6 +72,10 @@ pub struct GroupContext<'a> {
     pub stats: &'a Stats,
     /// The shard's randomness.
     pub random: &'a mut fastrand::Rng,
+    /// What clients may read.
+    pub rules: &'a Current,
+    /// What all shards share.
+    pub shared: &'a Shared,
 }
 
 impl Group {
@@ -143,8 +149,10 @@ impl Group {
             durable,
         };
         if message.qos == QoS::AtMostOnce {
-            match self.roster.choose(&delivery, cx.random, false) {
+            let may = |member: &Member| member.may_read(message.topic(), cx.rules);
+            match self.roster.choose(&delivery, cx.random, false, may) {
                 Some(index) => self.give(index, delivery, cx, give),
+                None if self.is_for_nobody(&delivery, cx) => cx.stats.count_drop(DropReason::Revoked, 1),
                 None => cx.stats.count_drop(DropReason::Qos0SlowConsumer, 1),
             }
             return;
@@ -246,9 +254,17 @@ impl Group {
                 }
                 continue;
             }
-            let Some(member) = self.roster.choose(delivery, cx.random, true) else {
-                // Only where the strategy binds a message to one member can one behind it go first.
-                if !self.roster.binds() || index + 1 >= LOOK_AHEAD || !self.roster.any_room() {
+            let may = |member: &Member| member.may_read(delivery.message.topic(), cx.rules);
+            let Some(member) = self.roster.choose(delivery, cx.random, true, may) else {
+                if self.is_for_nobody(delivery, cx) {
+                    if let Some(barred) = self.queue.window_mut().remove(index) {
+                        self.drop_queued(&barred, DropReason::Revoked, cx);
+                    }
+                    continue;
+                }
+                // Only where a message is for one member, by the strategy or by its rights, can one behind it go first.
+                let bound = self.roster.binds() || cx.rules.acl.is_some();
+                if !bound || index + 1 >= LOOK_AHEAD || !self.roster.any_room() {
                     return;
                 }
                 index += 1;
@@ -259,6 +275,24 @@ impl Group {
                 self.give(member, delivery, cx, give);
             }
         }
+    }
+
+    /// Whether no member may read it, here or still on its way here.
+    fn is_for_nobody(&self, delivery: &Delivery, cx: &GroupContext<'_>) -> bool {
+        let members = &self.roster.members;
+        let topic = delivery.message.topic();
+        cx.rules.acl.is_some()
+            && !members.is_empty()
+            && !members.iter().any(|member| member.may_read(topic, cx.rules))
+            && !cx.shared.interest().group_reads(&self.filter, &self.name, topic)
+    }
+
+    /// Other rules hold: what its members may have is to be asked anew.
+    pub fn rules_changed(&mut self, cx: &mut GroupContext<'_>, give: Give<'_>) {
+        for member in &mut self.roster.members {
+            member.reads_all = reads_all(member.owner.as_deref(), &self.filter, cx.rules);
+        }
+        self.pump(cx, give);
     }
 
     fn needs(&self, cx: &GroupContext<'_>) -> Needs {
@@ -329,7 +363,7 @@ impl Group {
         } else if kept.qos > QoS::AtMostOnce {
             self.forget(&kept, cx);
         }
-        give(peer, Item::Give { session, token, delivery });
+        give(peer, Item::Give { session, token, rules: cx.rules.version, delivery });
     }
 
     /// A member joins, comes back, or changes its terms.
@@ -343,6 +377,8 @@ impl Group {
             qos: join.qos,
             retain_as_published: join.retain_as_published,
             identifiers,
+            reads_all: reads_all(join.owner.as_deref(), &self.filter, cx.rules),
+            owner: join.owner,
             given: VecDeque::new(),
         };
         match self.roster.member(join.session) {
@@ -369,6 +405,23 @@ impl Group {
         };
         if let Some(delivery) = member.given.remove(index) {
             self.free(&delivery);
+        }
+        self.pump(cx, give);
+    }
+
+    /// A member may not read what it was given, by rules that had not come here yet.
+    pub fn declined(
+        &mut self,
+        session: QueueId,
+        message: MessageId,
+        cx: &mut GroupContext<'_>,
+        give: Give<'_>,
+    ) {
+        let Some(member) = self.roster.member(session) else { return };
+        let index = member.given.iter().position(|delivery| delivery.message.id == message);
+        if let Some(delivery) = index.and_then(|index| member.given.remove(index)) {
+            account(&delivery, cx.stats);
+            self.queue.window_mut().push_head(vec![delivery]);
         }
         self.pump(cx, give);
     }
@@ -460,6 +513,12 @@ impl Group {
             self.meter.release(1, delivery.message.size() as u64);
         }
     }
+}
+
+/// Whether a member may read all that its group can have for it.
+fn reads_all(owner: Option<&Owner>, filter: &str, rules: &Current) -> bool {
+    let Some(acl) = &rules.acl else { return true };
+    owner.map_or(acl.is_about_sys() && !filter.starts_with('$'), |owner| acl.reads_all(owner.who(), filter))
 }
 
 /// A message waits for a member.

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::acl::Owner;
 use crate::message::{PeerId, QueueId};
 use crate::protocol::packet::QoS;
 
+use super::guard::{Guard, UNDECIDED};
 use super::ids::{Grant, Merged, PeerSet};
 use super::members::Members;
 use super::route::Route;
@@ -66,6 +68,7 @@ pub struct Interest {
     pub(super) generation: u64,
     subscriptions: usize,
     memberships: usize,
+    pub(super) guard: Guard,
 }
 
 /// All that is wanted of one filter. Most filters have transient takers only and pay for nothing else.
@@ -207,9 +210,12 @@ impl Interest {
             peers = peers.union(entry.peers);
             if let Some(durable) = &entry.durable {
                 queues.extend(durable.queues.iter());
-                groups.extend(durable.groups.iter().map(|(name, group)| group.target(name)));
+                groups.extend(durable.groups.iter());
             }
         });
+        let rules = self.admit(topic, &mut queues, &mut groups);
+        let mut groups: Vec<GroupTarget> =
+            groups.into_iter().map(|(name, group)| group.target(name)).collect();
         // Before merging: a second, ordinary subscription of the publisher still matches [MQTT-3.8.3-3].
         queues.retain(|(queue, held)| !(held.grant.no_local && Some(*queue) == publisher));
         queues.sort_by_key(|(queue, held)| (held.home, *queue));
@@ -222,6 +228,7 @@ impl Interest {
         }
         Route {
             generation: self.generation,
+            rules,
             peers,
             homes,
             newest_since: targets.iter().map(|target| target.since).max().unwrap_or(0),
@@ -230,6 +237,49 @@ impl Interest {
             queues: targets,
             groups: groups.into(),
         }
+    }
+
+    /// Leaves out whoever may not read `topic`; the version of the rules that say so, or [`UNDECIDED`].
+    fn admit(
+        &self,
+        topic: &str,
+        queues: &mut Vec<(QueueId, &Held)>,
+        groups: &mut Vec<(&Arc<str>, &Group)>,
+    ) -> u64 {
+        let rules = self.guard.rules();
+        let Some(acl) = &rules.acl else { return rules.version };
+        let mut decided = true;
+        let mut ask = |answer: Option<bool>| {
+            decided &= answer.is_some();
+            answer.unwrap_or(true)
+        };
+        queues.retain(|(queue, _)| ask(self.guard.reads(acl, *queue, topic)));
+        groups.retain(|(_, group)| ask(self.guard.group_reads(acl, group.queue, group.members, topic)));
+        if decided { rules.version } else { UNDECIDED }
+    }
+
+    /// Whether some member of a share group may read `topic`, as far as is known here.
+    pub fn group_reads(&self, filter: &str, group: &str, topic: &str) -> bool {
+        let Some(acl) = &self.guard.rules().acl else { return true };
+        let found = self.filters.get(filter).and_then(|entry| entry.durable.as_ref()?.groups.get(group));
+        let asked = |group: &Group| self.guard.group_reads(acl, group.queue, group.members, topic);
+        found.is_some_and(|group| asked(group).unwrap_or(true))
+    }
+
+    /// A session is to be asked for before its queue is routed to, and its share groups' queues.
+    pub fn own(&mut self, queue: QueueId, owner: Arc<Owner>, groups: impl Iterator<Item = QueueId>) {
+        self.guard.own(queue, owner);
+        groups.for_each(|group| self.guard.enter(group, queue));
+    }
+
+    /// A session is to be asked for this share group no more.
+    pub fn expel(&mut self, group: QueueId, member: QueueId) {
+        self.guard.leave(group, member);
+    }
+
+    /// A session is gone.
+    pub fn disown(&mut self, queue: QueueId) {
+        self.guard.disown(queue);
     }
 
     /// How many different filters are wanted.

@@ -3,6 +3,7 @@
 pub mod access;
 mod cache;
 pub mod group;
+mod guard;
 pub mod ids;
 pub mod interest;
 mod level;

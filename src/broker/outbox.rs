@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::route::Route;
+use crate::acl::Owner;
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::{Level, QueueMeter};
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
+use crate::target::GroupTarget;
 
 /// One thing that a shard tells another, or itself.
 #[derive(Debug)]
@@ -23,8 +25,19 @@ pub enum Item {
         session: QueueId,
         /// The joining it is meant for.
         token: u32,
+        /// The version of the rules by which the member may read it.
+        rules: u64,
         /// What is given.
         delivery: Delivery,
+    },
+    /// A member may not read what its group gave it: somebody else may.
+    Declined {
+        /// The group's queue.
+        group: QueueId,
+        /// The member's session.
+        session: QueueId,
+        /// The message.
+        message: MessageId,
     },
     /// A member is finished with a message of its group.
     Settled {
@@ -90,6 +103,22 @@ pub struct Join {
     pub identifier: u32,
     /// What the group's queue holds against its limits.
     pub meter: Arc<QueueMeter>,
+    /// Who the member is, if that makes a difference to what it may read.
+    pub owner: Option<Arc<Owner>>,
+}
+
+impl Join {
+    /// The group, whose home is `home`, as a message would be sent to it.
+    pub fn target(&self, home: PeerId) -> GroupTarget {
+        GroupTarget {
+            queue: self.group,
+            home,
+            filter: (*self.filter).into(),
+            group: (*self.name).into(),
+            durable: false,
+            meter: self.meter.clone(),
+        }
+    }
 }
 
 impl Item {

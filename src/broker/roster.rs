@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 
+use crate::acl::{Current, Owner};
 use crate::limits::Strategy;
 use crate::message::{PeerId, QueueId};
 use crate::protocol::packet::QoS;
@@ -29,6 +31,10 @@ pub(super) struct Member {
     pub(super) qos: QoS,
     pub(super) retain_as_published: bool,
     pub(super) identifiers: Identifiers,
+    /// Who it is, if that makes a difference to what it may read.
+    pub(super) owner: Option<Arc<Owner>>,
+    /// It may read whatever the group has for it.
+    pub(super) reads_all: bool,
     /// Given and not settled, oldest first.
     pub(super) given: VecDeque<Delivery>,
 }
@@ -86,8 +92,11 @@ impl Roster {
         delivery: &Delivery,
         random: &mut fastrand::Rng,
         windowed: bool,
+        may_read: impl Fn(&Member) -> bool,
     ) -> Option<usize> {
-        let fits = |member: &Member| if windowed { member.has_room() } else { member.window > 0 };
+        let fits = |member: &Member| {
+            (if windowed { member.has_room() } else { member.window > 0 }) && may_read(member)
+        };
         match self.strategy {
             Strategy::RoundRobin => {
                 let index = self.in_turn().find(|index| fits(&self.members[*index]))?;
@@ -102,17 +111,23 @@ impl Roster {
             Strategy::Sticky => {
                 let stuck =
                     self.members.iter().position(|m| Some(m.session) == self.stuck_to && m.window > 0);
-                let index = stuck.or_else(|| self.members.iter().position(|member| member.window > 0))?;
-                self.stuck_to = Some(self.members[index].session);
+                // It stays the one it sticks to, whatever it may not read.
+                let able = |member: &Member| member.window > 0 && may_read(member);
+                let index = stuck
+                    .filter(|index| may_read(&self.members[*index]))
+                    .or_else(|| self.members.iter().position(able))?;
+                if stuck.is_none() {
+                    self.stuck_to = Some(self.members[index].session);
+                }
                 fits(&self.members[index]).then_some(index)
             }
             Strategy::HashClientid => {
                 let hash = delivery.message.publisher.map_or(0, |publisher| publisher.client_hash);
-                self.bound_member(u64::from(hash)).filter(|index| fits(&self.members[*index]))
+                self.bound_member(u64::from(hash), &may_read).filter(|index| fits(&self.members[*index]))
             }
             Strategy::HashTopic => {
                 let hash = hash_of(delivery.message.topic());
-                self.bound_member(hash).filter(|index| fits(&self.members[*index]))
+                self.bound_member(hash, &may_read).filter(|index| fits(&self.members[*index]))
             }
             Strategy::LeastInflight => {
                 // In turn among equals: else the first would do all that it can do by itself.
@@ -130,9 +145,10 @@ impl Roster {
         (0..count).map(move |i| (next + i) % count)
     }
 
-    /// The member that a hash falls to, among those that are there.
-    fn bound_member(&self, hash: u64) -> Option<usize> {
-        let online = || self.members.iter().enumerate().filter(|(_, member)| member.window > 0);
+    /// The member that a hash falls to, among those that are there and may read it.
+    fn bound_member(&self, hash: u64, may_read: &impl Fn(&Member) -> bool) -> Option<usize> {
+        let able = |member: &Member| member.window > 0 && may_read(member);
+        let online = || self.members.iter().enumerate().filter(|(_, member)| able(member));
         let count = online().count() as u64;
         if count == 0 {
             return None;
@@ -144,6 +160,12 @@ impl Roster {
 impl Member {
     fn has_room(&self) -> bool {
         self.given.len() < usize::from(self.window)
+    }
+
+    /// Whether its client may be sent messages to `topic`.
+    pub(super) fn may_read(&self, topic: &str, rules: &Current) -> bool {
+        let Some(acl) = rules.acl.as_ref().filter(|_| !self.reads_all) else { return true };
+        self.owner.as_ref().map_or(!acl.asks_who(topic), |owner| acl.may_read(owner.who(), topic))
     }
 }
 

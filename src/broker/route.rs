@@ -19,6 +19,8 @@ const CACHE_BYTES: usize = 4 << 20;
 pub struct Route {
     /// The generation of Interest that it was read from.
     pub generation: u64,
+    /// The version of the rules by which all of `queues` and `groups` may read it; of none if they are still to be asked.
+    pub rules: u64,
     /// The peers with transient takers, which match those themselves.
     pub peers: PeerSet,
     /// The peers to forward to: those, and the homes of the queues and groups.
@@ -210,6 +212,7 @@ mod tests {
     fn route(generation: u64, queues: Vec<Target>, groups: Vec<GroupTarget>) -> Route {
         Route {
             generation,
+            rules: 0,
             peers: PeerSet::EMPTY,
             homes: PeerSet::EMPTY,
             newest_since: 0,

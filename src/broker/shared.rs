@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::acl::{Acl, Current};
 use crate::message::{Message, PeerId, QueueId};
 
 use super::interest::Interest;
@@ -61,6 +62,16 @@ impl Shared {
         let mut changing = self.changing();
         let since = changing.since();
         change(&mut changing.interest, since)
+    }
+
+    /// What clients may do at present.
+    pub fn rules(&self) -> Current {
+        self.interest().guard.rules().clone()
+    }
+
+    /// Other rules hold: every route is decided anew from here on. Each shard is to be told of them as well.
+    pub fn set_rules(&self, acl: Option<Arc<Acl>>) -> Current {
+        self.change_interest(|interest, _| interest.guard.set_rules(acl))
     }
 
     fn changing(&self) -> Changing<'_> {

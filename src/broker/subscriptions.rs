@@ -135,19 +135,35 @@ impl Subscriptions {
         self.filters.get(filter).is_some()
     }
 
+    /// What they may read has changed.
+    pub fn forget_matches(&mut self) {
+        self.generation += 1;
+    }
+
     /// Who takes a message to `topic` that `publisher`, if it is a session of this shard, published. One entry a
     /// session, in order of their indices.
     pub fn matching(&mut self, topic: &str, publisher: Option<u32>) -> Rc<[Taker]> {
+        self.matching_of(topic, publisher, |_| true)
+    }
+
+    /// The same without those who may not read it. What they may is remembered with the answer, until
+    /// [`Subscriptions::forget_matches`].
+    pub fn matching_of(
+        &mut self,
+        topic: &str,
+        publisher: Option<u32>,
+        may_read: impl Fn(u32) -> bool,
+    ) -> Rc<[Taker]> {
         if let Some(found) = self.cache.get(topic, self.generation) {
             if publisher.is_none_or(|publisher| found.no_local.binary_search(&publisher).is_err()) {
                 return Rc::clone(&found.takers);
             }
-            return merge(&self.gather(topic, publisher));
+            return merge(&self.gather(topic, publisher, &may_read));
         }
-        let grants = self.gather(topic, None);
+        let grants = self.gather(topic, None, &may_read);
         let no_local = sessions_with_no_local(&grants);
         if publisher.is_some_and(|publisher| no_local.binary_search(&publisher).is_ok()) {
-            return merge(&self.gather(topic, publisher));
+            return merge(&self.gather(topic, publisher, &may_read));
         }
         let takers = merge(&grants);
         let bytes = size_of_val(&*takers)
@@ -178,13 +194,19 @@ impl Subscriptions {
         self.filters.bytes() + (self.count - self.filters.len()) * LISTED_BYTES + self.cache.bytes()
     }
 
-    /// Every matching subscription but those that No Local keeps from `publisher`, by session.
-    fn gather(&self, topic: &str, publisher: Option<u32>) -> Vec<(u32, Grant)> {
+    /// Every matching subscription but those that No Local keeps from `publisher` and of those who may not read, by session.
+    fn gather(
+        &self,
+        topic: &str,
+        publisher: Option<u32>,
+        may_read: &impl Fn(u32) -> bool,
+    ) -> Vec<(u32, Grant)> {
         let mut grants = Vec::new();
         let mut filters = 0;
         self.filters.for_each_match(topic, |members| {
             filters += 1;
-            grants.extend(members.iter().map(|(session, grant)| (session, *grant)));
+            let held = members.iter().filter(|(session, _)| may_read(*session));
+            grants.extend(held.map(|(session, grant)| (session, *grant)));
         });
         if filters > 1 {
             grants.sort_by_key(|&(session, _)| session);

@@ -113,6 +113,8 @@ pub enum Written {
     Yes,
     /// It is over the client's Maximum Packet Size and must not be sent [MQTT-3.1.2-24].
     TooLarge,
+    /// Its client may not read it any more.
+    Barred,
 }
 
 impl Link {

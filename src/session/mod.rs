@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::acl::{Acl, Owner, Who};
 use crate::limits::{Limits, QueueRule};
 use crate::message::{Message, MessageId, MessageIds, PeerId, QueueId};
 use crate::meter::QueueMeter;
@@ -75,7 +76,20 @@ pub struct Context<'a> {
     /// A buffer to build properties in.
     pub scratch: &'a mut Vec<u8>,
     /// Deliveries of share groups that are finished with: (group queue, message).
-    pub settled: &'a mut Vec<(QueueId, MessageId)>,
+    pub settled: &'a mut Vec<Finished>,
+    /// What clients may read; `None`: everything.
+    pub acl: Option<&'a Acl>,
+}
+
+/// A delivery of a share group that its member is finished with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The group's queue.
+    pub group: QueueId,
+    /// The message.
+    pub message: MessageId,
+    /// The member may not read it: it is for another one.
+    pub declined: bool,
 }
 
 /// A subscription as its session keeps it.
@@ -150,6 +164,8 @@ pub struct Session {
     pub awaited: Ticket,
     /// The second for which its timer is armed; `u64::MAX` if none is.
     pub armed: u64,
+    /// What is sent again has to be read by other rules, or by another token, than when it was sent first.
+    pub rechecks: bool,
     /// When the connection was lost.
     pub detached: Option<Instant>,
     /// The connection, if there is one.
@@ -179,6 +195,7 @@ impl Session {
             will: None,
             awaited: Ticket(0),
             armed: u64::MAX,
+            rechecks: false,
             detached: None,
             link: None,
             inflight: Inflight::default(),
@@ -304,7 +321,7 @@ impl Session {
                 cx.stats.delivered.add(1);
                 self.settle(delivery, cx);
             }
-            Written::TooLarge => self.drop_delivery(delivery, DropReason::TooLarge, cx),
+            _ => self.drop_delivery(delivery, DropReason::TooLarge, cx),
         }
     }
 
@@ -353,10 +370,18 @@ impl Session {
             if self.inflight.outstanding() >= usize::from(link.window) {
                 return;
             }
-            let Some(slot) = self.inflight.next_unwritten(durable) else { return };
+            let Some(slot) = self.inflight.next_unwritten(durable) else {
+                self.rechecks &= !self.inflight.all_written();
+                return;
+            };
             let (packet_id, recorded) = (slot.packet_id, slot.moved && self.persistent);
             let half_done = slot.sent && slot.qos() == QoS::ExactlyOnce;
+            let barred = |delivery: &Delivery| {
+                let who = Who { principal: &self.principal, client_id: &self.client_id };
+                self.rechecks && cx.acl.is_some_and(|acl| !acl.may_read(who, delivery.message.topic()))
+            };
             let written = match (&slot.delivery, slot.step) {
+                (Some(delivery), Step::Published) if barred(delivery) => Written::Barred,
                 (Some(delivery), Step::Published) => {
                     // [MQTT-3.3.1-1]: a repeat says so.
                     let dup = slot.sent || delivery.dup;
@@ -382,7 +407,9 @@ impl Session {
             if let Some(delivery) = discarded {
                 unaccount(&delivery, cx);
                 Session::forget(self.queue_id, &self.meter, &delivery, cx);
-                cx.stats.count_drop(DropReason::TooLarge, 1);
+                let barred = written == Written::Barred;
+                let reason = if barred { DropReason::Revoked } else { DropReason::TooLarge };
+                cx.stats.count_drop(reason, 1);
             }
         }
     }
@@ -399,11 +426,49 @@ impl Session {
             unaccount(&delivery, cx);
             if delivery.message.is_expired(cx.now) {
                 self.drop_delivery(&delivery, DropReason::Expired, cx);
+            } else if !self.may_read(delivery.message.topic(), cx) {
+                self.refuse(&delivery, cx);
             } else {
                 self.start(delivery, cx);
             }
         }
         self.refill(cx);
+    }
+
+    /// To ask what it may do.
+    pub fn who(&self) -> Who<'_> {
+        Who { principal: &self.principal, client_id: &self.client_id }
+    }
+
+    /// The same, to keep.
+    pub fn owner(&self) -> Owner {
+        Owner { principal: self.principal.clone(), client_id: self.client_id.clone() }
+    }
+
+    /// Whether its client may be sent messages to `topic`. What comes live was asked when it was routed; what waited is
+    /// asked when it goes.
+    fn may_read(&self, topic: &str, cx: &Context<'_>) -> bool {
+        cx.acl.is_none_or(|acl| acl.may_read(self.who(), topic))
+    }
+
+    /// Takes what a share group gives; `decided` if the rules that the group went by hold here.
+    pub fn take_given(&mut self, delivery: Delivery, decided: bool, cx: &mut Context<'_>) {
+        if decided || self.may_read(delivery.message.topic(), cx) {
+            self.deliver(delivery, cx);
+        } else if delivery.qos == QoS::AtMostOnce {
+            // The group has forgotten it: it would not come back.
+            self.drop_delivery(&delivery, DropReason::Revoked, cx);
+        } else {
+            self.refuse(&delivery, cx);
+        }
+    }
+
+    /// What waited may not be read any more: a share group may have somebody else for it.
+    fn refuse(&self, delivery: &Delivery, cx: &mut Context<'_>) {
+        if delivery.from == self.queue_id {
+            return self.drop_delivery(delivery, DropReason::Revoked, cx);
+        }
+        cx.settled.push(Finished { group: delivery.from, message: delivery.message.id, declined: true });
     }
 
     fn drop_delivery(&self, delivery: &Delivery, reason: DropReason, cx: &mut Context<'_>) {
@@ -421,7 +486,7 @@ impl Session {
             cx.store.push(Record::Acked(delivery.from, delivery.message.id));
         }
         if delivery.from != own {
-            cx.settled.push((delivery.from, delivery.message.id));
+            cx.settled.push(Finished { group: delivery.from, message: delivery.message.id, declined: false });
         } else if let Some(meter) = meter
             && delivery.metered
         {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::link::SHARED_PAYLOAD;
-use super::{Context, Delivery, Session};
+use super::{Context, Delivery, Session, account};
 use crate::message::Message;
 use crate::protocol::codec::PublishHeader;
 use crate::protocol::packet::{PacketId, QoS, Version};
@@ -126,18 +126,41 @@ impl Session {
             return;
         }
         for message in messages {
-            if message.version != 0 && message.version <= terms.since {
-                // The retained replay of this subscription brings it.
-                if terms.metered && message.qos.min(terms.qos) > QoS::AtMostOnce {
-                    // A place was reserved for it, and nothing is on disk.
-                    let delivery = Delivery { durable: false, ..self.delivery(message, terms) };
-                    self.settle(&delivery, cx);
-                }
+            if self.is_replayed(message, terms, cx) {
                 continue;
             }
             self.count_transient(1, cx);
             self.deliver(self.delivery(message, terms), cx);
         }
+    }
+
+    /// Passes over a run of messages that this client may not read, though a place is reserved for them.
+    pub fn refuse_run(&mut self, messages: &[Arc<Message>], terms: Terms<'_>, cx: &mut Context<'_>) {
+        for message in messages {
+            if self.is_replayed(message, terms, cx) {
+                continue;
+            }
+            let delivery = self.delivery(message, terms);
+            if self.returns_by_pages(&delivery) && self.queue.came_early(&delivery) {
+                account(&delivery, cx);
+                continue;
+            }
+            self.pass_by(&delivery);
+            self.drop_delivery(&delivery, DropReason::Revoked, cx);
+        }
+    }
+
+    /// Whether the retained replay of the subscription brings it.
+    fn is_replayed(&self, message: &Arc<Message>, terms: Terms<'_>, cx: &mut Context<'_>) -> bool {
+        if message.version == 0 || message.version > terms.since {
+            return false;
+        }
+        if terms.metered && message.qos.min(terms.qos) > QoS::AtMostOnce {
+            // A place was reserved for it, and nothing is on disk.
+            let delivery = Delivery { durable: false, ..self.delivery(message, terms) };
+            self.settle(&delivery, cx);
+        }
+        true
     }
 
     /// Counts deliveries that the publisher's shard, which does not know transient takers, could not count.

@@ -195,6 +195,7 @@ impl Driver {
             stats: &self.stats,
             scratch: &mut self.scratch,
             settled: &mut settled,
+            acl: None,
         };
         act(&mut self.session, &mut cx);
         assert!(settled.is_empty(), "no group gave anything");

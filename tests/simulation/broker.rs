@@ -475,6 +475,7 @@ fn brief_item(item: &Item) -> String {
             format!("Give {} at {:?} to joining {token}", number(&delivery.message), delivery.qos)
         }
         Item::Settled { .. } => "Settled".to_owned(),
+        Item::Declined { .. } => "Declined".to_owned(),
         Item::Back { kept, .. } => format!("Back, {} kept", kept.len()),
         Item::Join(join) => format!("Join {}", join.token),
         Item::Leave { kept, last, .. } => format!("Leave, {} kept, last {last}", kept.len()),

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::publish::Origin;
 use super::{Attach, CloseReason, Closed, ConnectionId, Shard};
-use crate::broker::access;
-use crate::broker::outbox::{Item, Join};
-use crate::broker::restore::share_parts;
+use crate::acl::Who;
+use crate::broker::outbox::Item;
 use crate::message::{Message, Publisher, QueueId, numbered};
 use crate::protocol::packet::{ConnAck, Connect, Packet, Version};
 use crate::protocol::properties::{PropertiesBuf, Property};
@@ -24,6 +23,8 @@ impl Shard {
     pub fn connect(&mut self, now: Instant, attach: Attach<'_>) -> Result<ConnectionId, ProtocolError> {
         let connect = attach.connect;
         self.check_connect(connect, attach.client_id)?;
+        let who = Who { principal: attach.principal, client_id: attach.client_id };
+        self.check_rights(who, connect.will.as_ref().map(|will| will.topic))?;
         let granted = self.grant(&attach)?;
         if let Some(index) = self.by_client.get(attach.client_id).copied() {
             // The timer may be up to a second late; a session that is over must not be resumed, nor shut anybody out.
@@ -66,12 +67,6 @@ impl Shard {
                 .filter(|property| matches!(property, Property::UserProperty(..)))
                 .count();
             self.check_topic(will.topic)?;
-            if !access::may_publish(will.topic) {
-                return Err(ProtocolError::new(
-                    ReasonCode::NotAuthorized,
-                    "the will's topic may not be published to",
-                ));
-            }
         }
         if users > self.core.limits.user_properties {
             return Err(ProtocolError::new(ReasonCode::QuotaExceeded, format!("{users} User Properties")));
@@ -169,6 +164,10 @@ impl Shard {
         session.expiry = expiry;
         // The same user, by what may be a newer token.
         session.principal = attach.principal.clone();
+        if session_present {
+            self.check_resumed(now, index);
+        }
+        let session = &mut self.sessions[index as usize];
         session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
         session.attach(link);
         // No client is told of a session while the one before it may come back with a crash.
@@ -240,34 +239,12 @@ impl Shard {
 
     /// Tells the groups of a resumed session that their member is back.
     fn rejoin(&mut self, index: u32) {
-        let mut joins = Vec::new();
         let session = &mut self.sessions[index as usize];
-        let (queue_id, window) = (session.queue_id, session.link.as_ref().map_or(0, |link| link.window));
-        for held in &mut session.subscriptions {
-            let Some(membership) = &mut held.group else { continue };
+        for membership in session.subscriptions.iter_mut().filter_map(|held| held.group.as_mut()) {
             self.last_generation = self.last_generation.wrapping_add(1);
             membership.token = self.last_generation;
-            let (name, filter) = share_parts(&held.filter);
-            joins.push((
-                membership.home,
-                Join {
-                    group: membership.queue,
-                    name: name.into(),
-                    filter: filter.into(),
-                    session: queue_id,
-                    peer: self.settings.id,
-                    token: membership.token,
-                    window,
-                    qos: held.options.qos,
-                    retain_as_published: held.options.retain_as_published,
-                    identifier: held.identifier,
-                    meter: membership.meter.clone(),
-                },
-            ));
         }
-        for (home, join) in joins {
-            self.outbox.push(home, Item::Join(Box::new(join)));
-        }
+        self.introduce(index);
     }
 
     /// A connection is over: the session keeps what must be kept, or ends.
@@ -345,11 +322,12 @@ impl Shard {
 
     /// [MQTT-3.1.2-8]: publishes the will, if there is one.
     pub(super) fn publish_will(&mut self, now: Instant, index: u32) {
-        let session = &mut self.sessions[index as usize];
-        let Some(will) = session.will.take() else { return };
+        let Some(will) = self.sessions[index as usize].will.take() else { return };
+        let may = self.may_publish(index, will.topic());
+        let session = &self.sessions[index as usize];
         let publisher = Publisher::new(session.queue_id, &session.client_id);
         let will_of = session.persistent.then_some(session.queue_id);
-        let refused = if access::may_publish(will.topic()) {
+        let refused = if may {
             let message = Message::new(will.parts(now, publisher));
             let published = self.publish(now, message, Origin { will_of, ..Origin::default() });
             published.err().map(|refusal| refusal.drop_reason)
@@ -385,6 +363,9 @@ impl Shard {
         }
         self.by_client.remove(&session.client_id);
         self.by_queue.remove(&session.queue_id);
+        if self.core.rules.acl.is_some() {
+            self.shared.change_interest(|interest, _| interest.disown(session.queue_id));
+        }
         self.core.stats.sessions.sub(1);
         if reason == DropReason::SessionExpired {
             self.core.stats.expired.add(1);

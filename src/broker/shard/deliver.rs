@@ -10,7 +10,6 @@ use crate::broker::group::{Give, Group, GroupContext, GroupSettings};
 use crate::broker::outbox::{Batch, Item, Join};
 use crate::broker::route::Route;
 use crate::message::{Message, PeerId, QueueId};
-use crate::meter::QueueMeter;
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
 use crate::session::run::{Run, Terms};
@@ -140,7 +139,12 @@ impl Shard {
     fn accept(&mut self, now: Instant, item: Item) {
         match item {
             Item::Forward(..) | Item::Credit => {}
-            Item::Give { session, token, delivery } => self.given(now, session, token, delivery),
+            Item::Give { session, token, rules, delivery } => {
+                self.given(now, session, (token, rules), delivery);
+            }
+            Item::Declined { group, session, message } => {
+                self.with_group(now, group, |group, cx, give| group.declined(session, message, cx, give));
+            }
             Item::Join(join) => self.join(now, *join),
             Item::Purge(queue) => self.purge(now, queue),
             Item::Level(queue, level) => self.say_level(queue, level),
@@ -180,6 +184,8 @@ impl Shard {
         let mut run = std::mem::take(&mut self.run);
         run.begin();
         let own = self.settings.id;
+        // By which rules the route was made tells whether all that it names may read it.
+        let decided = route.rules == self.core.rules.version;
         let mut takers = 0;
         for target in route.queues.iter().filter(|target| target.home == own) {
             let Some(index) = self.by_queue.get(&target.queue).copied() else {
@@ -193,8 +199,13 @@ impl Shard {
                 since: target.since,
                 metered: true,
             };
+            let may_read = decided || self.may_read_run(index, messages);
             let session = &mut self.sessions[index as usize];
-            session.deliver_run(&mut run, messages, terms, &mut self.core.context(now));
+            if may_read {
+                session.deliver_run(&mut run, messages, terms, &mut self.core.context(now));
+            } else {
+                session.refuse_run(messages, terms, &mut self.core.context(now));
+            }
             self.after_progress(index);
             takers += 1;
         }
@@ -212,7 +223,14 @@ impl Shard {
     fn deliver_transient(&mut self, now: Instant, messages: &[Arc<Message>], run: &mut Run) -> usize {
         let Some(first) = messages.first() else { return 0 };
         let publisher = first.publisher.and_then(|publisher| self.by_queue.get(&publisher.queue).copied());
-        let takers = self.subscriptions.matching(first.topic(), publisher);
+        let takers = match &self.core.rules.acl {
+            None => self.subscriptions.matching(first.topic(), publisher),
+            Some(acl) => {
+                let (topic, sessions) = (first.topic(), &self.sessions);
+                let may_read = |index| acl.may_read(sessions[index as usize].who(), topic);
+                self.subscriptions.matching_of(topic, publisher, may_read)
+            }
+        };
         for taker in takers.iter() {
             let terms = Terms {
                 qos: taker.qos,
@@ -232,7 +250,7 @@ impl Shard {
     /// made the group, so Interest is asked whether an unknown group exists.
     fn offer(&mut self, now: Instant, target: &GroupTarget, messages: &[Arc<Message>]) {
         let queue = target.queue;
-        if !self.know_group(queue, &target.filter, &target.group, &target.meter) {
+        if !self.know_group(target) {
             return self.core.stats.count_drop(DropReason::SessionEnded, messages.len() as u64);
         }
         for message in messages {
@@ -241,22 +259,23 @@ impl Shard {
         }
     }
 
-    fn know_group(&mut self, queue: QueueId, filter: &str, name: &str, meter: &Arc<QueueMeter>) -> bool {
-        if self.groups.contains_key(&queue) {
+    fn know_group(&mut self, target: &GroupTarget) -> bool {
+        if self.groups.contains_key(&target.queue) {
             return true;
         }
-        if !self.shared.interest().has_group(filter, name, queue) {
+        if !self.shared.interest().has_group(&target.filter, &target.group, target.queue) {
             return false;
         }
+        let GroupTarget { queue, group: name, filter, meter, .. } = target;
         let paged = self.core.store.has_pages();
-        let settings = GroupSettings { queue, name, filter, meter: meter.clone(), paged };
-        self.groups.insert(queue, Group::new(settings, &self.settings.share_rules));
+        let settings = GroupSettings { queue: *queue, name, filter, meter: meter.clone(), paged };
+        self.groups.insert(*queue, Group::new(settings, &self.settings.share_rules));
         true
     }
 
     fn join(&mut self, now: Instant, join: Join) {
-        if self.know_group(join.group, &join.filter, &join.name, &join.meter) {
-            let queue = join.group;
+        let queue = join.group;
+        if self.groups.contains_key(&queue) || self.know_group(&join.target(self.settings.id)) {
             self.with_group(now, queue, |group, cx, give| group.join(join, cx, give));
         }
     }
@@ -264,7 +283,7 @@ impl Shard {
     fn end_group(&mut self, now: Instant, queue: QueueId) {
         let group = self.groups.remove(&queue);
         self.core.account(group.as_ref().map_or(0, Group::buffered), 0);
-        let dropped = group.map_or(0, |mut group| group.end(&mut self.core.group_context(now)));
+        let dropped = group.map_or(0, |mut group| group.end(&mut self.core.group_context(now, &self.shared)));
         self.core.store.push(Record::GroupEnded(queue));
         if dropped > 0 {
             tracing::warn!(messages = dropped, "share group ended with messages");
@@ -280,19 +299,22 @@ impl Shard {
         let Some(group) = self.groups.get_mut(&queue) else { return };
         let before = group.buffered();
         let outbox = &mut self.outbox;
-        step(group, &mut self.core.group_context(now), &mut |peer, item| outbox.push(peer, item));
+        let cx = &mut self.core.group_context(now, &self.shared);
+        step(group, cx, &mut |peer, item| outbox.push(peer, item));
         self.core.account(before, group.buffered());
     }
 
     /// A group gives a message to a member that lives here. One meant for an earlier joining is not
     /// wanted: what that joining returned to the group covers it.
-    fn given(&mut self, now: Instant, queue: QueueId, token: u32, delivery: Delivery) {
+    fn given(&mut self, now: Instant, queue: QueueId, (token, rules): (u32, u64), delivery: Delivery) {
         let member = self.by_queue.get(&queue).copied().filter(|index| {
             let membership = self.sessions[*index as usize].membership(delivery.from);
             membership.is_some_and(|membership| membership.token == token)
         });
         if let Some(index) = member {
-            self.sessions[index as usize].deliver(delivery, &mut self.core.context(now));
+            let session = &mut self.sessions[index as usize];
+            let decided = rules == self.core.rules.version;
+            session.take_given(delivery, decided, &mut self.core.context(now));
             self.after_progress(index);
         } else if delivery.qos == QoS::AtMostOnce {
             // The group has forgotten it: it would not come back.

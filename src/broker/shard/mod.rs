@@ -1,6 +1,7 @@
 //! A shard: the sessions of one thread and everything that happens to them. It is pure: bytes, time
 //! and batches go in; bytes and batches come out. The shell in `net` moves them.
 
+mod access;
 mod census;
 mod connect;
 mod deliver;
@@ -28,8 +29,9 @@ use super::shared::Shared;
 use super::subscriptions::Subscriptions;
 use super::sys::SysTopics;
 use super::timers::Timers;
+use crate::acl::Current;
 use crate::limits::{Limits, QueueRule, ShareRule};
-use crate::message::{Message, MessageId, MessageIds, PeerId, QueueId};
+use crate::message::{Message, MessageIds, PeerId, QueueId};
 use crate::outbound::Outbound;
 use crate::principal::Principal;
 use crate::protocol::codec;
@@ -39,10 +41,11 @@ use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::session::link::Pause;
 use crate::session::paging::Paging;
 use crate::session::run::Run;
-use crate::session::{Action, Context, Session};
+use crate::session::{Action, Context, Finished, Session};
 use crate::stats::Stats;
 use crate::store::{Store, Ticket};
 
+use access::Granted;
 use deliver::{Incoming, RUN_BYTES};
 use disk::Awaiting;
 use pause::Waiting;
@@ -167,6 +170,8 @@ pub struct Shard {
     resumed: VecDeque<ConnectionId>,
     /// The server stops: what is left is the next one's.
     stopping: bool,
+    /// Who was last found to have the right to publish to what.
+    granted: Granted,
     /// When retained messages were last found at their limit and gone through.
     retained_full: Option<Instant>,
     run: Run,
@@ -192,7 +197,9 @@ struct Core {
     stats: Arc<Stats>,
     random: fastrand::Rng,
     scratch: Vec<u8>,
-    settled: Vec<(QueueId, MessageId)>,
+    settled: Vec<Finished>,
+    /// What clients may do.
+    rules: Current,
     /// What outbound buffers and transient queues hold together.
     buffered: usize,
     /// How much they may hold before the greediest count as full.
@@ -227,10 +234,11 @@ impl Core {
             stats: &self.stats,
             scratch: &mut self.scratch,
             settled: &mut self.settled,
+            acl: self.rules.acl.as_deref(),
         }
     }
 
-    fn group_context(&mut self, now: Instant) -> GroupContext<'_> {
+    fn group_context<'a>(&'a mut self, now: Instant, shared: &'a Shared) -> GroupContext<'a> {
         GroupContext {
             now,
             store: self.store.as_mut(),
@@ -239,6 +247,8 @@ impl Core {
             outbound_limit: self.outbound_limit,
             stats: &self.stats,
             random: &mut self.random,
+            rules: &self.rules,
+            shared,
         }
     }
 }
@@ -255,6 +265,7 @@ impl Shard {
             random: fastrand::Rng::with_seed(settings.seed),
             scratch: Vec::new(),
             settled: Vec::new(),
+            rules: shared.rules(),
             buffered: 0,
             buffer_budget: limits.outbound_total / usize::from(settings.peers),
             outbound_limit: limits.outbound_buffer,
@@ -284,6 +295,7 @@ impl Shard {
             waiting: Waiting::default(),
             resumed: VecDeque::new(),
             stopping: false,
+            granted: Granted::default(),
             retained_full: None,
             run: Run::default(),
             run_messages: Vec::new(),
@@ -449,10 +461,14 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get(index as usize) else { return };
-        for (group, message) in self.core.settled.drain(..) {
+        for Finished { group, message, declined } in self.core.settled.drain(..) {
             if let Some(membership) = session.membership(group) {
                 let session = session.queue_id;
-                self.outbox.push(membership.home, Item::Settled { group, session, message });
+                let item = match declined {
+                    false => Item::Settled { group, session, message },
+                    true => Item::Declined { group, session, message },
+                };
+                self.outbox.push(membership.home, item);
             }
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ConnectionId, Shard, Taken};
-use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
 use crate::broker::route::Route;
@@ -72,7 +71,8 @@ impl Shard {
         let told = version == Version::V5 && answered;
         let origin = Origin { received, will_of: None, answered, told };
         let topic = message.topic();
-        let checked = self.check_topic(topic).and_then(|()| self.check_publish_access(topic));
+        let checked =
+            self.check_topic(topic).and_then(|()| self.check_publish_access(connection.session, topic));
         let outcome = match checked {
             Ok(()) => self.publish(now, message, origin),
             Err(refusal) => Err(refusal),
@@ -128,8 +128,8 @@ impl Shard {
         Ok(())
     }
 
-    fn check_publish_access(&self, topic: &str) -> Result<(), Refusal> {
-        if access::may_publish(topic) {
+    fn check_publish_access(&mut self, index: u32, topic: &str) -> Result<(), Refusal> {
+        if self.may_publish(index, topic) {
             return Ok(());
         }
         Err(Refusal::new(ReasonCode::NotAuthorized, "not authorised", DropReason::Unauthorised))

@@ -140,6 +140,9 @@ impl Shard {
             if message.version > since || message.is_expired(now) {
                 return ControlFlow::Continue(());
             }
+            if cx.acl.is_some_and(|acl| !acl.may_read(session.who(), message.topic())) {
+                return ControlFlow::Continue(());
+            }
             cx.stats.deliveries.add(1);
             let mut delivery = Delivery {
                 message: message.clone(),

@@ -8,7 +8,7 @@ use super::Shard;
 use super::replay::Replay;
 use crate::broker::group::{Group, GroupSettings};
 use crate::broker::interest::QueueSubscription;
-use crate::broker::outbox::{Item, Join};
+use crate::broker::outbox::Item;
 use crate::broker::restore::{GroupMeters, HomeGroup, Share, group_home, share_parts};
 use crate::broker::retained::Position;
 use crate::message::QueueId;
@@ -58,7 +58,7 @@ impl Shard {
         meter.hold(restored.waiting.messages, restored.waiting.bytes);
         let paged = self.core.store.has_pages();
         let mut session = Session::new(&client_id, queue, Expiry(expiry), Some(meter)).paged(paged);
-        session.principal = Principal { user: user.map(Arc::from), token: None };
+        session.principal = Principal { user: user.map(Arc::from), ..Principal::ANONYMOUS };
         session.restore_backlog(restored.waiting, now);
         // One that was connected to the end counts as disconnected now.
         session.detached = Some(detached.unwrap_or(now));
@@ -133,7 +133,13 @@ impl Shard {
             since: held.since,
             meter,
         };
-        self.shared.change_interest(|interest, _| interest.subscribe(&held.filter, subscription));
+        let owner = self.owner(index);
+        self.shared.change_interest(|interest, _| {
+            if let Some(owner) = owner {
+                interest.own(subscription.queue, owner, std::iter::empty());
+            }
+            interest.subscribe(&held.filter, subscription)
+        });
         let position = match &held.replay {
             None => return,
             Some(RestoredReplay::Start) => Position::start(),
@@ -156,22 +162,20 @@ impl Shard {
         let (name, filter) = share_parts(&held.filter);
         let home = group_home(name, filter, self.settings.peers);
         let new_queue = || (queue, meter.clone());
-        self.shared.change_interest(|interest, _| interest.join(filter, name, home, true, new_queue));
-        let join = Join {
-            group: queue,
-            name: name.into(),
-            filter: filter.into(),
-            session: self.sessions[index as usize].queue_id,
-            peer: self.settings.id,
-            token: 0,
-            window: 0,
-            qos: options.qos,
-            retain_as_published: options.retain_as_published,
-            identifier: held.identifier,
-            meter: meter.clone(),
-        };
+        let (owner, session) = (self.owner(index), self.sessions[index as usize].queue_id);
+        self.shared.change_interest(|interest, _| {
+            if let Some(owner) = owner {
+                interest.own(session, owner, std::iter::once(queue));
+            }
+            interest.join(filter, name, home, true, new_queue)
+        });
+        let membership = Membership { queue, home, token: 0, meter: meter.clone() };
+        let RestoredSubscription { filter, identifier, .. } = held;
+        let subscription =
+            SessionSubscription { filter: filter.clone(), options, identifier: *identifier, group: None };
+        let join = self.introduction(index, &subscription, &membership);
         self.outbox.push(home, Item::Join(Box::new(join)));
-        Some(Membership { queue, home, token: 0, meter: meter.clone() })
+        Some(membership)
     }
 
     /// What waits is in the books, as if it had just arrived.

@@ -6,9 +6,8 @@ use std::time::Instant;
 
 use super::Shard;
 use super::replay::Replay;
-use crate::broker::access;
 use crate::broker::interest::QueueSubscription;
-use crate::broker::outbox::{Item, Join};
+use crate::broker::outbox::Item;
 use crate::broker::restore::{group_home, share_parts};
 use crate::broker::subscriptions::Subscription;
 use crate::message::{QueueId, numbered};
@@ -108,7 +107,7 @@ impl Shard {
                 "the filter is longer or deeper than this server takes",
             ));
         }
-        if !access::may_subscribe(plain) {
+        if !self.may_subscribe(index, plain) {
             return Err((ReasonCode::NotAuthorized, "not authorised"));
         }
         let full = session.subscriptions.len() >= limits.subscriptions_per_session;
@@ -165,6 +164,7 @@ impl Shard {
         let session = &self.sessions[index as usize];
         let SubscribeOptions { qos, no_local, retain_as_published, .. } = asked.options;
         let (identifier, own) = (asked.identifier, self.settings.id);
+        let owner = self.owner(index);
         if let Some(meter) = &session.meter {
             let subscription = QueueSubscription {
                 queue: session.queue_id,
@@ -181,6 +181,9 @@ impl Shard {
                 let record = asked.record(session.queue_id, None, since, replay);
                 let ticket = record_first(self.core.store.as_mut(), record);
                 interest.subscribe(asked.filter, QueueSubscription { since, ..subscription });
+                if let Some(owner) = owner {
+                    interest.own(session.queue_id, owner, std::iter::empty());
+                }
                 (since, ticket)
             });
         }
@@ -197,7 +200,6 @@ impl Shard {
         asked: Asked<'_>,
         existing: Option<Membership>,
     ) -> (Membership, Ticket) {
-        let (name, filter) = share_parts(asked.filter);
         let (membership, ticket) = match existing {
             Some(membership) => {
                 let session = &self.sessions[index as usize];
@@ -207,20 +209,9 @@ impl Shard {
             }
             None => self.new_membership(index, asked),
         };
-        let session = &self.sessions[index as usize];
-        let join = Join {
-            group: membership.queue,
-            name: name.into(),
-            filter: filter.into(),
-            session: session.queue_id,
-            peer: self.settings.id,
-            token: membership.token,
-            window: session.link.as_ref().map_or(0, |link| link.window),
-            qos: asked.options.qos,
-            retain_as_published: asked.options.retain_as_published,
-            identifier: asked.identifier,
-            meter: membership.meter.clone(),
-        };
+        let Asked { options, identifier, .. } = asked;
+        let held = SessionSubscription { filter: asked.filter.into(), options, identifier, group: None };
+        let join = self.introduction(index, &held, &membership);
         self.outbox.push(membership.home, Item::Join(Box::new(join)));
         (membership, ticket)
     }
@@ -230,6 +221,7 @@ impl Shard {
         let (name, filter) = share_parts(asked.filter);
         let home = group_home(name, filter, self.settings.peers);
         let meter = self.meter_for(filter);
+        let owner = self.owner(index);
         let (id, counter) = (self.settings.id, &mut self.last_queue);
         let Session { queue_id, persistent, .. } = self.sessions[index as usize];
         let (joined, ticket) = self.shared.change_interest(|interest, _| {
@@ -239,7 +231,11 @@ impl Shard {
                 true => record_first(self.core.store.as_mut(), asked.record(queue_id, Some(queue), 0, false)),
                 false => Ticket(0),
             };
-            (interest.join(filter, name, home, persistent, || (queue, meter)), ticket)
+            let joined = interest.join(filter, name, home, persistent, || (queue, meter));
+            if let Some(owner) = owner {
+                interest.own(queue_id, owner, std::iter::once(joined.queue));
+            }
+            (joined, ticket)
         });
         self.last_generation = self.last_generation.wrapping_add(1);
         let membership = Membership {
@@ -297,7 +293,10 @@ impl Shard {
             let kept = kept.into();
             let (name, plain) = share_parts(filter);
             let persistent = session.persistent;
-            let left = self.shared.change_interest(|interest, _| interest.leave(plain, name, persistent));
+            let left = self.shared.change_interest(|interest, _| {
+                interest.expel(membership.queue, queue_id);
+                interest.leave(plain, name, persistent)
+            });
             let last = left.is_some_and(|left| left.last);
             let item = Item::Leave { group: membership.queue, session: queue_id, kept, last };
             self.outbox.push(membership.home, item);
