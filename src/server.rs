@@ -1,8 +1,11 @@
 //! The process: opens the data folder, binds the listeners, starts a thread for each shard, and ends them when it is told
 //! to.
 
+mod activation;
 mod data;
 mod doors;
+mod notify;
+mod pulse;
 mod reload;
 mod run;
 
@@ -30,8 +33,10 @@ use crate::net::lane::{Bell, Lanes, Mail};
 use crate::net::shell;
 use crate::stats::Stats;
 
+use activation::Inherited;
 use data::{Data, Opened};
 use doors::Doors;
+use pulse::Pulse;
 
 pub use reload::Taken;
 pub use run::{Load, run};
@@ -103,6 +108,11 @@ impl Server {
     /// # Errors
     /// If the data folder cannot be used, a listener not be bound or its TLS not be set up, or the system refuses a thread.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        Server::start_with(config, Inherited::default())
+    }
+
+    /// The same with sockets that listen already.
+    fn start_with(config: Config, inherited: Inherited) -> Result<Server, ServerError> {
         let (senders, mails): (Vec<_>, Vec<_>) =
             (0..config.shards).map(|_| mpsc::unbounded_channel::<Mail>()).unzip();
         let bells: Vec<_> = senders.iter().map(|sender| Arc::new(Bell::new(sender.clone()))).collect();
@@ -111,7 +121,7 @@ impl Server {
         let failed = move |error| drop(failed.send(ServerError::Store(error)));
         let Opened { handles, restored, data } = data::open(&config, &bells, failed)?;
         let admission = Arc::new(Admission::new(&config.limits));
-        let (doors, listeners) = Doors::open(&config.listeners, admission.clone())?;
+        let (doors, listeners) = Doors::open(&config.listeners, inherited, admission.clone())?;
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(retained_limits(&config.limits)));
         let mut server = Server {
@@ -220,6 +230,17 @@ impl Server {
     /// The counters of each shard.
     pub fn stats(&self) -> &[Arc<Stats>] {
         &self.stats
+    }
+
+    /// How to ask all of it whether it moves.
+    fn pulse(&self) -> Pulse {
+        Pulse { shards: self.senders.clone(), store: self.data.heart() }
+    }
+
+    /// How it is, in a line.
+    fn status(&self) -> String {
+        let addresses: Vec<String> = self.doors.all().map(|door| door.address.to_string()).collect();
+        format!("Serving on {}", addresses.join(", "))
     }
 
     /// Stops accepting, sends every MQTT 5 client DISCONNECT 0x8B, closes every connection, and returns when that is

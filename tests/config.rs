@@ -2,7 +2,8 @@
 #![allow(missing_docs)]
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -428,6 +429,8 @@ fn a_certificate_that_cannot_be_used_is_an_error_that_names_key_and_path() {
     fs::write(dir.join("torn.pem"), torn).expect("a file");
     let not_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     fs::write(dir.join("not-der.pem"), not_der).expect("a file");
+    fs::copy(dir.join("server.key"), dir.join("open.key")).expect("a file");
+    fs::set_permissions(dir.join("open.key"), Permissions::from_mode(0o604)).expect("its mode is set");
     let table = [
         ("", "weirmq.toml:4:1: listener[0].tls: TLS needs a certificate: write `cert` and `key`"),
         ("cert = \"server.pem\"", "weirmq.toml:4:1: listener[0].tls: `cert` and `key` go together"),
@@ -470,6 +473,18 @@ fn a_certificate_that_cannot_be_used_is_an_error_that_names_key_and_path() {
         (
             "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"not-der.pem\"",
             "weirmq.toml:7:13: listener[0].tls.client_ca: DIR/not-der.pem: not a certificate…",
+        ),
+        (
+            "cert = \"server.pem\"\nkey = \"open.key\"",
+            "weirmq.toml:6:7: …DIR/open.key: every user of this machine may read this key…",
+        ),
+        (
+            "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"ca.pem\"\nclient_crl = \"ca.pem\"",
+            "weirmq.toml:8:14: listener[0].tls.client_crl: DIR/ca.pem: no revocation list in it (PEM)",
+        ),
+        (
+            "cert = \"server.pem\"\nkey = \"server.key\"\nclient_crl = \"ca.pem\"",
+            "weirmq.toml:7:14: listener[0].tls.client_crl: needs `client_ca`, the authorities that revoke",
         ),
         (
             "certificates = [{ cert = \"server.pem\", key = \"client.key\" }]",

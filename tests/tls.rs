@@ -6,8 +6,10 @@ mod common {
     pub mod world;
 }
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +58,7 @@ impl Authority {
         let path = |end: &str| self.folder.path().join(format!("{file}.{end}"));
         std::fs::write(path("pem"), signed.pem()).expect("written");
         std::fs::write(path("key"), key.serialize_pem()).expect("written");
+        std::fs::set_permissions(path("key"), Permissions::from_mode(0o640)).expect("its mode is set");
         CertificateFiles { cert: path("pem"), key: path("key") }
     }
 

@@ -1,6 +1,7 @@
 //! Reads the files that a TLS listener names: when the configuration is loaded, so that a mistake is an error with a
 //! place and not a handshake that fails, and again when the listener opens. Each error says what is wrong with which file.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustls::RootCertStore;
@@ -29,16 +30,24 @@ pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 /// Reads the private key (PEM) of the chain's first certificate.
 ///
 /// # Errors
-/// The file cannot be read, or holds no private key, or the one of another certificate.
+/// Everybody may read the file, or it cannot be read, or holds no private key, or the one of another certificate.
 pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
     let key = PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
         pem::Error::NoItemsFound => unusable(file, "no private key in it (PEM)"),
         error => unreadable(file, &error),
     })?;
+    if is_for_all(file) {
+        return Err(unusable(file, "every user of this machine may read this key: chmod o-rwx it"));
+    }
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => unusable(file, "not the key of the certificate"),
         error => unusable(file, &error.to_string()),
     })
+}
+
+/// Whether users who are neither the owner nor of the file's group may do anything with it.
+fn is_for_all(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o007 != 0)
 }
 
 /// Reads the certificates (PEM) of authorities.

@@ -3,6 +3,7 @@
 //! shard's clients would wait while another idles, its queue would be lost when it stops, and a second broker of the
 //! same user would take half of the clients instead of being told that the port is in use.)
 
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -24,6 +25,7 @@ use crate::config::Bind;
 
 use super::admission::Gate;
 use super::handshake;
+use super::reserve;
 use super::shell::Shell;
 use super::stream::{Peer, Stream};
 use super::tls::Tls;
@@ -74,7 +76,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    fn failed(&self, address: &Bind, error: &io::Error) {
+    fn failed(&self, address: &Bind, error: &dyn fmt::Display) {
         if !self.is_on.swap(true, Relaxed) {
             warn!(%address, %error, "cannot accept connections for now");
         }
@@ -242,22 +244,36 @@ async fn accept_all(shell: Rc<Shell>, socket: Listening, doorway: &Doorway) {
         Ok(socket) => socket,
         Err(error) => return warn!(%address, %error, "cannot accept connections"),
     };
-    let mut rest = REST.0;
+    let first_reserved = reserve::first();
+    let mut resting = rests();
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                rest = REST.0;
+                let stream = if reserve::holds(first_reserved, &stream) {
+                    trouble.failed(&address, &"the descriptors for clients are taken");
+                    match reserve::leave(first_reserved, stream, rests()).await {
+                        Ok(stream) => stream,
+                        Err(_) => continue,
+                    }
+                } else {
+                    stream
+                };
+                resting = rests();
                 trouble.succeeded(&address);
                 spawn_local(handshake::run(shell.clone(), doorway.clone(), stream, peer));
             }
             Err(error) if concerns_one(&error) => {}
             Err(error) => {
                 trouble.failed(&address, &error);
-                sleep(rest).await;
-                rest = (rest * 2).min(REST.1);
+                sleep(resting.next().unwrap_or(REST.1)).await;
             }
         }
     }
+}
+
+/// How long accepting rests again and again.
+fn rests() -> impl Iterator<Item = Duration> {
+    std::iter::successors(Some(REST.0), |rest| Some((*rest * 2).min(REST.1)))
 }
 
 /// Whether an error is that of the connection that was to be accepted, and not one of the process or the system.

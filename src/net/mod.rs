@@ -14,6 +14,7 @@ pub mod lane;
 pub mod listener;
 mod recheck;
 mod refusal;
+mod reserve;
 pub mod shell;
 mod sockets;
 pub mod stream;

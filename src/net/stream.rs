@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -75,6 +76,11 @@ impl Stream {
         either!(self, stream => end(stream).await)
     }
 
+    /// The number of its descriptor.
+    pub(super) fn number(&self) -> RawFd {
+        either!(self, stream => stream.as_raw_fd())
+    }
+
     /// Takes it out of this thread's runtime.
     ///
     /// # Errors
@@ -94,6 +100,27 @@ impl Stream {
         match detached {
             Detached::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
             Detached::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
+        }
+    }
+}
+
+impl Detached {
+    /// The same socket under another number.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub(super) fn try_clone(&self) -> io::Result<Detached> {
+        match self {
+            Detached::Tcp(stream) => stream.try_clone().map(Detached::Tcp),
+            Detached::Unix(stream) => stream.try_clone().map(Detached::Unix),
+        }
+    }
+
+    /// The number of its descriptor.
+    pub(super) fn number(&self) -> RawFd {
+        match self {
+            Detached::Tcp(stream) => stream.as_raw_fd(),
+            Detached::Unix(stream) => stream.as_raw_fd(),
         }
     }
 }

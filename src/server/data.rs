@@ -16,7 +16,7 @@ use crate::store::folder::Folder;
 use crate::store::memory::MemoryStore;
 use crate::store::open::{StoreOptions, Sync};
 use crate::store::restored::Restored;
-use crate::store::thread::{self, Running};
+use crate::store::thread::{self, Heart, Running};
 
 use super::ServerError;
 
@@ -133,6 +133,11 @@ pub(super) fn tell(restored: &Restored) {
 }
 
 impl Data {
+    /// How to ask the store whether it moves, if there is one.
+    pub(super) fn heart(&self) -> Option<Heart> {
+        self.0.as_ref().map(Running::heart)
+    }
+
     /// Returns once everything that was pushed is kept.
     ///
     /// # Errors

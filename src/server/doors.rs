@@ -17,10 +17,12 @@ use crate::net::listener::{Door, Listener, Listening, Trouble};
 use crate::net::tls::Tls;
 
 use super::ServerError;
+use super::activation::Inherited;
 
 /// Every listener, in the order of the configuration.
 pub(super) struct Doors {
     admission: Arc<Admission>,
+    inherited: Inherited,
     all: Vec<Opened>,
 }
 
@@ -109,9 +111,11 @@ impl Doors {
     /// If one cannot be bound, or its TLS not be set up.
     pub(super) fn open(
         configs: &[ListenerConfig],
+        inherited: Inherited,
         admission: Arc<Admission>,
     ) -> Result<(Doors, Vec<Listener>), ServerError> {
-        let mut doors = Doors { admission, all: Vec::new() };
+        inherited.tell_unused(configs.iter().map(|config| &config.bind));
+        let mut doors = Doors { admission, inherited, all: Vec::new() };
         let mut listeners = Vec::new();
         for config in configs {
             let (opened, listener) = doors.bind(config)?;
@@ -126,7 +130,11 @@ impl Doors {
         let seen = stamps(config);
         let tls = read_tls(config, None)?;
         let listen = |error| ServerError::Listen(asked.clone(), error);
-        let socket = Listening::bind(asked).map_err(listen)?;
+        let (socket, file) = match self.inherited.find(asked).map_err(listen)? {
+            // Its file belongs to who made it.
+            Some(socket) => (socket, None),
+            None => (Listening::bind(asked).map_err(listen)?, SocketFile::of(asked)),
+        };
         let door = Arc::new(Door {
             address: socket.address(asked).map_err(listen)?,
             tls,
@@ -135,7 +143,6 @@ impl Doors {
             trouble: Arc::new(Trouble::default()),
         });
         let (sender, receiver) = watch::channel(door);
-        let file = SocketFile::of(asked);
         let opened = Opened { config: config.clone(), door: sender, file, seen };
         Ok((opened, Listener { socket, door: receiver }))
     }

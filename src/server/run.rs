@@ -1,6 +1,7 @@
 //! The life of the process around a server: it serves until a signal ends it, and takes up its configuration again at
 //! SIGHUP.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,15 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::level_filters::LevelFilter;
 use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
 use crate::logging::Log;
 
-use super::{Server, ServerError};
+use super::activation::Inherited;
+use super::notify::Notifier;
+use super::{Server, ServerError, pulse};
 
 /// How often the files of certificates are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -30,8 +34,14 @@ pub fn run(config: Config, load: Load, log: &Log) -> Result<(), ServerError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServerError::System)?;
     runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServerError::System)?;
-        let mut server = Server::start(config)?;
-        serve(&mut server, &mut signals, &load, log).await?;
+        let notifier = Arc::new(Notifier::from_environment());
+        let mut server = Server::start_with(config, Inherited::from_environment())?;
+        notifier.ready(&server.status());
+        let feeding = tokio::spawn(pulse::feed(server.pulse(), notifier.clone()));
+        let asked = serve(&mut server, &mut signals, &Operator { load, log, notifier: &notifier }).await;
+        feeding.abort();
+        notifier.stopping();
+        asked?;
         let stopping = tokio::task::spawn_blocking(move || server.shutdown());
         tokio::select! {
             stopped = stopping => stopped.unwrap_or(Err(ServerError::Broken)),
@@ -44,15 +54,14 @@ pub fn run(config: Config, load: Load, log: &Log) -> Result<(), ServerError> {
 async fn serve(
     server: &mut Server,
     signals: &mut Signals,
-    load: &Load,
-    log: &Log,
+    operator: &Operator<'_>,
 ) -> Result<(), ServerError> {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
-                Asked::Reload => reload(server, load, log).await,
+                Asked::Reload => reload(server, operator).await,
                 Asked::End(name) => {
                     info!(signal = name, "stopping");
                     return Ok(());
@@ -72,24 +81,37 @@ async fn serve(
     }
 }
 
+/// What the process has for whoever runs it.
+struct Operator<'a> {
+    load: Load,
+    log: &'a Log,
+    notifier: &'a Notifier,
+}
+
 /// Goes on by the configuration as it is now, or says why not.
-async fn reload(server: &mut Server, load: &Load, log: &Log) {
-    let load = load.clone();
-    let loaded = tokio::task::spawn_blocking(move || load()).await;
-    let config = match loaded {
-        Ok(Ok(config)) => config,
-        Ok(Err(error)) => return error!(%error, "not reloaded: everything stays as it was"),
-        Err(error) => return error!(%error, "not reloaded: everything stays as it was"),
-    };
-    let level = config.log.level;
-    match server.reload(config) {
-        Ok(taken) => {
-            taken.by_all().await;
+async fn reload(server: &mut Server, operator: &Operator<'_>) {
+    let Operator { load, log, notifier } = operator;
+    notifier.reloading();
+    match try_reload(server, load).await {
+        Ok(level) => {
             log.set_level(level);
             info!("reloaded");
+            notifier.ready(&server.status());
         }
-        Err(error) => error!(%error, "not reloaded: everything stays as it was"),
+        Err(error) => {
+            error!(%error, "not reloaded: everything stays as it was");
+            notifier.ready(&format!("{}; the last reload failed: {error}", server.status()));
+        }
     }
+}
+
+/// Returns when every shard goes by the new configuration; the level of its log.
+async fn try_reload(server: &mut Server, load: &Load) -> Result<LevelFilter, Box<dyn Error + Send + Sync>> {
+    let load = load.clone();
+    let config = tokio::task::spawn_blocking(move || load()).await??;
+    let level = config.log.level;
+    server.reload(config)?.by_all().await;
+    Ok(level)
 }
 
 /// What a signal asks for.

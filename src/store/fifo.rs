@@ -1,6 +1,7 @@
 //! The one FIFO between the shards and the store: what every shard has pushed, whole chunks at a time, and how its pages
 //! and its durable position come back to it.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
@@ -91,6 +92,8 @@ struct Waiting {
     reports: VecDeque<Report>,
     chunks: VecDeque<Chunk>,
     buffers: Vec<Vec<u8>>,
+    /// Who asks whether the engine moves; dropped in answer.
+    question: Option<Box<dyn Any + Send>>,
     stopping: bool,
 }
 
@@ -193,7 +196,10 @@ impl Exchange {
     pub(super) fn wait(&self, timeout: Option<Duration>, blocked: bool) -> bool {
         let waiting = locked(&self.waiting);
         let idle = |waiting: &mut Waiting| {
-            waiting.reports.is_empty() && (blocked || waiting.chunks.is_empty()) && !waiting.stopping
+            waiting.reports.is_empty()
+                && (blocked || waiting.chunks.is_empty())
+                && waiting.question.is_none()
+                && !waiting.stopping
         };
         let waiting = match timeout {
             None => self.arrived.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner),
@@ -203,6 +209,19 @@ impl Exchange {
             }
         };
         waiting.stopping
+    }
+
+    /// Asks whether the engine moves: it drops `question` after its next step.
+    pub(super) fn ask(&self, question: Box<dyn Any + Send>) {
+        let before = locked(&self.waiting).question.replace(question);
+        self.arrived.notify_one();
+        drop(before);
+    }
+
+    /// The engine has made a step.
+    pub(super) fn answer(&self) {
+        let question = locked(&self.waiting).question.take();
+        drop(question);
     }
 
     /// Lets [`Exchange::wait`] say that it is time to stop.

@@ -1,5 +1,6 @@
 //! The store on real threads: one commits, one reads pages, one does the chores.
 
+use std::any::Any;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -84,6 +85,11 @@ impl Running {
         Ok(())
     }
 
+    /// How to ask the store whether it moves.
+    pub fn heart(&self) -> Heart {
+        Heart(self.exchange.clone())
+    }
+
     /// Makes durable what has been pushed, and ends.
     ///
     /// # Errors
@@ -114,6 +120,17 @@ impl Drop for Running {
     }
 }
 
+/// How to ask the store whether it moves.
+#[derive(Debug)]
+pub struct Heart(Arc<Exchange>);
+
+impl Heart {
+    /// The thread that commits drops `question` when it has made its next step: what it waited for on the disk is over then.
+    pub fn ask(&self, question: Box<dyn Any + Send>) {
+        self.0.ask(question);
+    }
+}
+
 /// The thread that commits.
 struct Store {
     engine: Engine,
@@ -130,6 +147,7 @@ impl Store {
             let wall = self.wall();
             let worked = self.engine.step(wall)?;
             self.hand_out();
+            self.exchange.answer();
             if !worked {
                 let timeout = self.engine.is_restless().then_some(TICK);
                 if self.exchange.wait(timeout, self.engine.is_blocked(wall)) {
