@@ -67,9 +67,13 @@ pub struct Publisher {
 impl Publisher {
     /// The publisher whose session has this queue and client identifier.
     pub fn new(queue: QueueId, client_id: &str) -> Publisher {
-        let hash = foldhash::quality::FixedState::default().hash_one(client_id);
-        Publisher { queue, client_hash: (hash >> 32) as u32 }
+        Publisher { queue, client_hash: client_hash(client_id) }
     }
+}
+
+/// The hash of a Client Identifier that a [`Publisher`] carries.
+pub fn client_hash(client_id: &str) -> u32 {
+    (foldhash::quality::FixedState::default().hash_one(client_id) >> 32) as u32
 }
 
 /// What a [`Message`] is made of.

@@ -1,7 +1,8 @@
 //! The codec's front door: where a packet ends in a stream of bytes, and the way from bytes to
 //! [`Packet`](super::packet::Packet) and back.
 
-use super::packet::{PacketId, PacketType, Version};
+use super::decode::decode_body;
+use super::packet::{Packet, PacketId, PacketType, Version};
 use super::reason::{ProtocolError, ReasonCode};
 use super::wire;
 
@@ -24,14 +25,79 @@ pub fn frame(
     buf: &[u8],
     max_packet_size: u32,
 ) -> Result<Option<usize>, ProtocolError> {
+    Ok(fixed_header(version, buf, max_packet_size)?.map(|header| header.size))
+}
+
+/// What the fixed header of a packet says.
+#[derive(Clone, Copy)]
+struct FixedHeader {
+    packet_type: PacketType,
+    /// Its own bytes.
+    len: usize,
+    /// Those of the whole packet.
+    size: usize,
+}
+
+#[inline]
+fn fixed_header(
+    version: Option<Version>,
+    buf: &[u8],
+    max_packet_size: u32,
+) -> Result<Option<FixedHeader>, ProtocolError> {
     let Some(&first) = buf.first() else { return Ok(None) };
-    judge_first_byte(version, first)?;
+    let packet_type = judge_first_byte(version, first)?;
     let Some((remaining, len)) = wire::variable(&buf[1..])? else { return Ok(None) };
-    let size = 1 + len + remaining as usize;
+    let len = 1 + len;
+    let size = len + remaining as usize;
     if size > max_packet_size as usize {
-        return Err(ProtocolError::new(ReasonCode::PacketTooLarge, "the packet is larger than the limit"));
+        return Err(too_large());
     }
-    Ok(Some(size))
+    Ok(Some(FixedHeader { packet_type, len, size }))
+}
+
+#[cold]
+fn too_large() -> ProtocolError {
+    ProtocolError::new(ReasonCode::PacketTooLarge, "the packet is larger than the limit")
+}
+
+/// A whole packet of a connection, its fixed header judged and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    version: Version,
+    packet_type: PacketType,
+    bytes: &'a [u8],
+    /// Where the fixed header ends.
+    body: usize,
+}
+
+impl<'a> Frame<'a> {
+    /// The packet that `buf` begins with, `None` while a part of it is missing.
+    ///
+    /// # Errors
+    /// As [`frame`].
+    #[inline]
+    pub fn first(
+        version: Version,
+        buf: &'a [u8],
+        max_packet_size: u32,
+    ) -> Result<Option<Frame<'a>>, ProtocolError> {
+        let Some(header) = fixed_header(Some(version), buf, max_packet_size)? else { return Ok(None) };
+        let FixedHeader { packet_type, len, size } = header;
+        Ok(buf.get(..size).map(|bytes| Frame { version, packet_type, bytes, body: len }))
+    }
+
+    /// All of its bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// What it is.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn decode(&self) -> Result<Packet<'a>, ProtocolError> {
+        decode_body(self.version, self.packet_type, self.bytes[0], &self.bytes[self.body..])
+    }
 }
 
 /// Bytes of a PUBACK of the shortest form: success, without properties. It is the same in every version.
@@ -45,22 +111,35 @@ pub fn short_puback(buf: &[u8]) -> Option<PacketId> {
     }
 }
 
+/// The types whose flags are 0b0010.
+const FLAGGED: [PacketType; 3] = [PacketType::PubRel, PacketType::Subscribe, PacketType::Unsubscribe];
+
+/// For each type a bit for each value of the flags that is right for it.
+const RIGHT_FLAGS: [u16; 16] = {
+    let mut right = [1 << 0; 16];
+    let mut at = 0;
+    while at < FLAGGED.len() {
+        right[FLAGGED[at] as usize] = 1 << 0b0010;
+        at += 1;
+    }
+    // All but QoS 3 [MQTT-3.3.1-4], and DUP with QoS 0 [MQTT-3.3.1-2].
+    let qos_3 = 0b11 << 0b0110 | 0b11 << 0b1110;
+    right[PacketType::Publish as usize] = !(qos_3 | 0b11 << 0b1000);
+    right
+};
+
 /// The type in a packet's first byte, if its flags are right for it [MQTT-2.1.3-1].
 pub(super) fn judge_first_byte(version: Option<Version>, first: u8) -> Result<PacketType, ProtocolError> {
-    let packet_type = PacketType::from_bits(first >> 4)
-        .ok_or_else(|| ProtocolError::malformed("a packet of type 0, which does not exist"))?;
-    let flags = first & 0x0F;
-    let right = match packet_type {
-        // QoS 3 [MQTT-3.3.1-4]; DUP with QoS 0 [MQTT-3.3.1-2].
-        PacketType::Publish => flags & 0b0110 != 0b0110 && flags & 0b1110 != 0b1000,
-        PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => {
-            // 3.1 marks these too as sent again.
-            flags == 0b0010 || (flags == 0b1010 && version == Some(Version::V3))
-        }
-        _ => flags == 0,
+    let Some(packet_type) = PacketType::from_bits(first >> 4) else {
+        return Err(ProtocolError::malformed("a packet of type 0, which does not exist"));
     };
-    if !right {
-        return Err(ProtocolError::malformed("reserved flags in the fixed header"));
+    let flags = first & 0x0F;
+    if RIGHT_FLAGS[usize::from(first >> 4)] >> flags & 1 == 0 {
+        // 3.1 marks these too as sent again.
+        let again = FLAGGED.contains(&packet_type) && flags == 0b1010 && version == Some(Version::V3);
+        if !again {
+            return Err(ProtocolError::malformed("reserved flags in the fixed header"));
+        }
     }
     match version {
         None if packet_type != PacketType::Connect => {

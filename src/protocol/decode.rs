@@ -1,7 +1,7 @@
 //! Bytes to packets: every rule that one packet alone can break is judged here. A complete frame is
 //! decoded or is malformed, and nothing is copied.
 
-use super::codec::{MAX_PACKET_SIZE, frame, judge_first_byte};
+use super::codec::{Frame, MAX_PACKET_SIZE};
 use super::packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, LastWill, Packet, PacketId, PacketType, Publish, QoS, SubAck,
     Subscribe, SubscribeFilters, SubscribeOptions, Unsubscribe, UnsubscribeFilters, Version,
@@ -11,23 +11,30 @@ use super::reason::{ProtocolError, ReasonCode};
 use super::topic;
 use super::wire::Reader;
 
-/// Decodes `frame`, which is exactly one packet as [`frame`] found its end. `version` is
+/// Decodes exactly one packet, as [`frame`](super::codec::frame) found its end. `version` is
 /// the connection's; CONNECT brings its own.
 ///
 /// # Errors
 /// The reason code that the standard gives to what is wrong; 0x81 where it names none.
 pub fn decode(version: Version, packet: &[u8]) -> Result<Packet<'_>, ProtocolError> {
-    let size = frame(Some(version), packet, MAX_PACKET_SIZE)?;
-    if size != Some(packet.len()) {
-        return Err(ProtocolError::malformed("the frame is not exactly one packet"));
+    match Frame::first(version, packet, MAX_PACKET_SIZE)? {
+        Some(frame) if frame.bytes().len() == packet.len() => frame.decode(),
+        _ => Err(ProtocolError::malformed("the frame is not exactly one packet")),
     }
-    let packet_type = judge_first_byte(Some(version), packet[0])?;
-    let mut reader = Reader::new(&packet[1..]);
-    reader.variable()?;
+}
+
+/// Decodes what follows the fixed header, which was judged and begins with `first`.
+pub(super) fn decode_body(
+    version: Version,
+    packet_type: PacketType,
+    first: u8,
+    body: &[u8],
+) -> Result<Packet<'_>, ProtocolError> {
+    let reader = Reader::new(body);
     match packet_type {
         PacketType::Connect => connect(reader).map(Packet::Connect),
         PacketType::ConnAck => connack(version, reader).map(Packet::ConnAck),
-        PacketType::Publish => publish(version, packet[0], reader).map(Packet::Publish),
+        PacketType::Publish => publish(version, first, reader).map(Packet::Publish),
         PacketType::PubAck => ack(version, packet_type, reader).map(Packet::PubAck),
         PacketType::PubRec => ack(version, packet_type, reader).map(Packet::PubRec),
         PacketType::PubRel => ack(version, packet_type, reader).map(Packet::PubRel),
@@ -189,21 +196,21 @@ fn connect_return_code(code: u8) -> Result<ReasonCode, ProtocolError> {
 
 fn publish(version: Version, first: u8, mut reader: Reader<'_>) -> Result<Publish<'_>, ProtocolError> {
     let qos = QoS::from_bits(first >> 1 & 0x03).ok_or_else(|| ProtocolError::malformed("QoS 3"))?;
-    let topic = reader.str()?;
+    let topic = reader.topic()?;
     let packet_id = if qos == QoS::AtMostOnce { None } else { Some(packet_id(&mut reader)?) };
     let (properties, seen) = match version {
         Version::V5 => Properties::read(&mut reader, Place::Packet(PacketType::Publish))?,
         _ => Default::default(),
     };
-    if !topic.is_empty() || version != Version::V5 {
-        check_name(version, topic)?;
+    if !topic.text.is_empty() || version != Version::V5 {
+        judge_name(version, !topic.text.is_empty() && !topic.has_wildcard)?;
     } else if !seen.topic_alias() {
         return Err(ProtocolError::protocol("neither a topic name nor a Topic Alias"));
     }
     let payload = reader.rest();
     check_payload(seen.utf8_payload, payload)?;
     let (dup, retain) = (first & 0x08 != 0, first & 0x01 != 0);
-    Ok(Publish { dup, qos, retain, topic, packet_id, properties, payload })
+    Ok(Publish { dup, qos, retain, topic: topic.text, packet_id, properties, payload })
 }
 
 fn ack(version: Version, packet_type: PacketType, mut reader: Reader<'_>) -> Result<Ack<'_>, ProtocolError> {
@@ -345,7 +352,11 @@ fn packet_id(reader: &mut Reader<'_>) -> Result<PacketId, ProtocolError> {
 }
 
 fn check_name(version: Version, name: &str) -> Result<(), ProtocolError> {
-    if topic::is_valid_name(name) {
+    judge_name(version, topic::is_valid_name(name))
+}
+
+fn judge_name(version: Version, is_valid: bool) -> Result<(), ProtocolError> {
+    if is_valid {
         return Ok(());
     }
     let reason = match version {

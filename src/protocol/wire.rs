@@ -74,15 +74,40 @@ impl<'a> Reader<'a> {
 
     /// A UTF-8 Encoded String. U+FEFF stays where it is [MQTT-1.5.4-3].
     pub(super) fn str(&mut self) -> Result<&'a str, ProtocolError> {
-        let bytes = self.binary()?;
-        // Surrogates are not UTF-8 either [MQTT-1.5.4-1].
-        let text =
-            std::str::from_utf8(bytes).map_err(|_| ProtocolError::malformed("a string is not UTF-8"))?;
-        if bytes.contains(&0) {
-            return Err(ProtocolError::malformed("a string holds U+0000")); // [MQTT-1.5.4-2]
-        }
-        Ok(text)
+        let text = self.utf8()?;
+        // All bytes at once, where a search would look at one after the other.
+        let has_nul = text.bytes().fold(false, |found, byte| found | (byte == 0));
+        if has_nul { Err(holds_nul()) } else { Ok(text) }
     }
+
+    /// A UTF-8 Encoded String that is to be a Topic Name.
+    pub(super) fn topic(&mut self) -> Result<Topic<'a>, ProtocolError> {
+        let text = self.utf8()?;
+        let (mut has_nul, mut has_wildcard) = (false, false);
+        for byte in text.bytes() {
+            has_nul |= byte == 0;
+            has_wildcard |= byte == b'+' || byte == b'#';
+        }
+        if has_nul { Err(holds_nul()) } else { Ok(Topic { text, has_wildcard }) }
+    }
+
+    fn utf8(&mut self) -> Result<&'a str, ProtocolError> {
+        // Surrogates are not UTF-8 either [MQTT-1.5.4-1].
+        std::str::from_utf8(self.binary()?).map_err(|_| ProtocolError::malformed("a string is not UTF-8"))
+    }
+}
+
+/// A string where a Topic Name stands.
+#[derive(Clone, Copy)]
+pub(super) struct Topic<'a> {
+    pub(super) text: &'a str,
+    /// Then it is none.
+    pub(super) has_wildcard: bool,
+}
+
+#[cold]
+fn holds_nul() -> ProtocolError {
+    ProtocolError::malformed("a string holds U+0000") // [MQTT-1.5.4-2]
 }
 
 #[cold]
@@ -92,7 +117,16 @@ fn ends_early() -> ProtocolError {
 
 /// The Variable Byte Integer that `bytes` begin with, and its length in bytes; `None` while its last
 /// byte is missing.
+#[inline]
 pub(super) fn variable(bytes: &[u8]) -> Result<Option<(u32, usize)>, ProtocolError> {
+    match bytes {
+        // Almost all are of one byte.
+        [byte @ 0..0x80, ..] => Ok(Some((u32::from(*byte), 1))),
+        _ => longer_variable(bytes),
+    }
+}
+
+fn longer_variable(bytes: &[u8]) -> Result<Option<(u32, usize)>, ProtocolError> {
     let mut value = 0;
     for (index, &byte) in bytes.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7F) << (7 * index);

@@ -36,6 +36,10 @@ pub struct Slot {
     pub delivery: Option<Delivery>,
 }
 
+/// What was to be acknowledged at QoS 1 was sent at QoS 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtExactlyOnce;
+
 /// The deliveries under way to one session.
 #[derive(Debug)]
 pub struct Inflight {
@@ -162,10 +166,11 @@ impl Inflight {
         }
         let base = self.slots.front()?.packet_id;
         let target = distance(base, id);
-        let index = match target {
-            0 => 0,
-            _ => self.slots.partition_point(|slot| distance(base, slot.packet_id) < target),
-        };
+        // Ids that are given in turn are as far apart as their slots, but for what was finished between them.
+        let mut index = usize::from(target);
+        if self.slots.get(index).is_none_or(|slot| slot.packet_id != id) {
+            index = self.slots.partition_point(|slot| distance(base, slot.packet_id) < target);
+        }
         let slot = self.slots.get(index)?;
         (slot.packet_id == id && slot.step != Step::Done).then_some(index)
     }
@@ -188,14 +193,35 @@ impl Inflight {
         self.finish_at(index)
     }
 
+    /// Ends the QoS 1 delivery with this id, if it was ever sent, and gives it back.
+    ///
+    /// # Errors
+    /// It was sent at QoS 2, and nothing has changed.
+    pub fn acknowledge(&mut self, id: PacketId) -> Result<Option<Delivery>, AtExactlyOnce> {
+        let Some(index) = self.position(id) else { return Ok(None) };
+        let slot = &self.slots[index];
+        if !slot.sent {
+            return Ok(None);
+        }
+        if slot.qos() != QoS::AtLeastOnce {
+            return Err(AtExactlyOnce);
+        }
+        Ok(self.finish_at(index))
+    }
+
     fn finish_at(&mut self, index: usize) -> Option<Delivery> {
-        let slot = &mut self.slots[index];
-        slot.step = Step::Done;
-        let delivery = slot.delivery.take();
         self.live -= 1;
         if index < self.cursor {
             self.outstanding -= 1;
         }
+        let delivery = if index == 0 {
+            self.cursor = self.cursor.saturating_sub(1);
+            self.slots.pop_front()?.delivery
+        } else {
+            let slot = &mut self.slots[index];
+            slot.step = Step::Done;
+            slot.delivery.take()
+        };
         self.trim();
         delivery
     }

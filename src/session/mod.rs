@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::acl::{Acl, Owner, Who};
 use crate::limits::{Limits, QueueRule};
-use crate::message::{Message, MessageId, MessageIds, PeerId, QueueId};
+use crate::message::{Message, MessageId, MessageIds, PeerId, QueueId, client_hash};
 use crate::meter::QueueMeter;
 use crate::principal::Principal;
 use crate::protocol::packet::{PacketId, QoS, SubscribeOptions};
@@ -170,6 +170,8 @@ pub struct Session {
     pub detached: Option<Instant>,
     /// The connection, if there is one.
     pub link: Option<Link>,
+    /// Of the Client Identifier.
+    client_hash: u32,
     inflight: Inflight,
     queue: Backlog,
     /// QoS 2 packet ids received and not released, with what their PUBREC waits for.
@@ -198,6 +200,7 @@ impl Session {
             rechecks: false,
             detached: None,
             link: None,
+            client_hash: client_hash(client_id),
             inflight: Inflight::default(),
             queue: Backlog::default(),
             received: BTreeMap::new(),
@@ -414,10 +417,14 @@ impl Session {
         }
     }
 
+    fn is_open(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.open)
+    }
+
     /// Sends what may leave now: after an acknowledgement, a reconnect, or when the buffer or the
     /// disk made progress.
     pub fn pump(&mut self, cx: &mut Context<'_>) {
-        if !self.link.as_ref().is_some_and(|link| link.open) {
+        if (self.queue.is_empty() && self.inflight.all_written()) || !self.is_open() {
             return;
         }
         self.write_bound(cx);

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use super::inflight::{AtExactlyOnce, Step};
 use super::link::Answer;
-use super::{Context, Delivery, Expiry, Session, inflight::Step, unaccount};
+use super::{Context, Delivery, Expiry, Session, unaccount};
 use crate::message::{Message, MessageId, MessageParts, Publisher};
 use crate::protocol::codec;
 use crate::protocol::packet::{
@@ -54,7 +55,11 @@ impl Session {
     ) -> Result<Action<'a>, ProtocolError> {
         match packet {
             Packet::Publish(publish) => self.receive_publish(&publish, cx),
-            Packet::PubAck(ack) => self.receive_puback(ack.packet_id, cx),
+            Packet::PubAck(ack) => {
+                self.acknowledged(ack.packet_id, cx)?;
+                self.pump(cx);
+                Ok(Action::None)
+            }
             Packet::PubRec(ack) => self.receive_pubrec(&ack, cx),
             Packet::PubRel(ack) => self.receive_pubrel(ack.packet_id, cx),
             Packet::PubComp(ack) => self.receive_pubcomp(ack.packet_id, cx),
@@ -170,7 +175,7 @@ impl Session {
         } else {
             publish.properties.raw()
         };
-        let publisher = Publisher::new(self.queue_id, &self.client_id);
+        let publisher = Publisher { queue: self.queue_id, client_hash: self.client_hash };
         let message =
             resolve(self.link.as_mut(), alias, publish.topic, cx.limits.topic_alias_maximum).map(|topic| {
                 Message::new(MessageParts {
@@ -254,40 +259,34 @@ impl Session {
         Ok(Action::None)
     }
 
-    /// Takes the PUBACK packets of the shortest form that `bytes` begins with; how many those are.
+    /// Takes the PUBACK packets of the shortest form that `bytes` begins with; how many those are. What they make room
+    /// for follows when all are taken.
     ///
-    /// Errors: as [`Session::receive`].
-    pub fn receive_pubacks(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<usize, ProtocolError> {
+    /// Errors: as [`Session::receive`], for the one behind them.
+    pub fn receive_pubacks(
+        &mut self,
+        mut bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> (usize, Result<(), ProtocolError>) {
         let mut packets = 0;
-        while let Some(packet_id) = codec::short_puback(&bytes[packets * codec::SHORT_PUBACK..]) {
-            self.acknowledged(packet_id, cx)?;
+        while let Some(packet_id) = codec::short_puback(bytes) {
+            if let Err(error) = self.acknowledged(packet_id, cx) {
+                return (packets, Err(error));
+            }
             packets += 1;
+            bytes = &bytes[codec::SHORT_PUBACK..];
         }
         self.pump(cx);
-        Ok(packets)
-    }
-
-    fn receive_puback(
-        &mut self,
-        packet_id: PacketId,
-        cx: &mut Context<'_>,
-    ) -> Result<Action<'static>, ProtocolError> {
-        self.acknowledged(packet_id, cx)?;
-        self.pump(cx);
-        Ok(Action::None)
+        (packets, Ok(()))
     }
 
     /// The client has acknowledged a delivery at QoS 1.
     fn acknowledged(&mut self, packet_id: PacketId, cx: &mut Context<'_>) -> Result<(), ProtocolError> {
-        let Some(slot) = self.inflight.get_sent(packet_id) else {
+        match self.inflight.acknowledge(packet_id) {
+            Ok(Some(delivery)) => self.delivered(&delivery, cx),
             // A PUBACK for what a former connection was sent, or nobody: nothing to end.
-            return Ok(());
-        };
-        if slot.qos() != QoS::AtLeastOnce {
-            return Err(ProtocolError::protocol("a PUBACK for a QoS 2 PUBLISH"));
-        }
-        if let Some(delivery) = self.inflight.finish(packet_id) {
-            self.delivered(&delivery, cx);
+            Ok(None) => {}
+            Err(AtExactlyOnce) => return Err(ProtocolError::protocol("a PUBACK for a QoS 2 PUBLISH")),
         }
         Ok(())
     }

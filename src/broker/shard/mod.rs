@@ -34,7 +34,7 @@ use crate::limits::{Limits, QueueRule, ShareRule};
 use crate::message::{Message, MessageIds, PeerId, QueueId};
 use crate::outbound::Outbound;
 use crate::principal::Principal;
-use crate::protocol::codec;
+use crate::protocol::codec::{self, Frame};
 use crate::protocol::packet::{Connect, Disconnect, Packet, Version};
 use crate::protocol::properties::Properties;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
@@ -340,27 +340,24 @@ impl Shard {
         let max = self.core.limits.max_packet_size;
         let Some(link) = self.link_of(connection) else { return Ok(Step::Closed) };
         let version = link.version;
+        let Some(frame) = Frame::first(version, bytes, max)? else { return Ok(Step::Incomplete) };
+        if self.pauses(connection, bytes[0]) {
+            return Ok(Step::Paused);
+        }
         match self.receive_pubacks(now, connection, bytes)? {
             0 => {}
             taken => return Ok(Step::Packet(taken)),
         }
-        let Some(len) = codec::frame(Some(version), bytes, max)?.filter(|len| *len <= bytes.len()) else {
-            return Ok(Step::Incomplete);
-        };
-        if self.pauses(connection, bytes[0]) {
-            return Ok(Step::Paused);
-        }
-        let frame = &bytes[..len];
-        let packet = codec::decode(version, frame)?;
+        let packet = frame.decode()?;
         if let Some(link) = self.link_of(connection) {
             link.last_packet = now;
         }
-        if let Some(step) = self.park_behind(now, connection, frame) {
+        if let Some(step) = self.park_behind(now, connection, frame.bytes()) {
             return Ok(step);
         }
         Ok(match self.take_packet(now, connection, packet)? {
-            Taken::Whole => Step::Packet(len),
-            Taken::Full => self.park(now, connection, frame),
+            Taken::Whole => Step::Packet(frame.bytes().len()),
+            Taken::Full => self.park(now, connection, frame.bytes()),
             Taken::Last => Step::Closed,
         })
     }
@@ -373,17 +370,17 @@ impl Shard {
         connection: ConnectionId,
         bytes: &[u8],
     ) -> Result<usize, ProtocolError> {
-        if codec::short_puback(bytes).is_none() || self.pauses(connection, bytes[0]) {
+        if codec::short_puback(bytes).is_none() {
             return Ok(0);
         }
         let Some(session) = live(&mut self.sessions, connection) else { return Ok(0) };
-        match &mut session.link {
-            Some(link) if link.parked.is_none() => link.last_packet = now,
-            _ => return Ok(0),
+        if let Some(link) = &mut session.link {
+            link.last_packet = now;
         }
-        let packets = session.receive_pubacks(bytes, &mut self.core.context(now))?;
+        let (packets, result) = session.receive_pubacks(bytes, &mut self.core.context(now));
         self.core.stats.packets_received.add(packets as u64);
         self.tell_settled(connection.session);
+        result?;
         Ok(packets * codec::SHORT_PUBACK)
     }
 

@@ -121,7 +121,9 @@ impl Shard {
     /// The limits on a topic name.
     pub(super) fn check_topic(&self, name: &str) -> Result<(), Refusal> {
         let limits = &self.core.limits;
-        if name.len() > limits.topic_length || topic::levels(name) > limits.topic_levels {
+        // A topic has at most one level more than it has bytes.
+        let is_deep = || name.len() >= limits.topic_levels && topic::levels(name) > limits.topic_levels;
+        if name.len() > limits.topic_length || is_deep() {
             let detail = "the topic is longer or deeper than this server takes";
             return Err(Refusal::new(ReasonCode::TopicNameInvalid, detail, DropReason::Unauthorised));
         }
