@@ -56,22 +56,31 @@ impl Outbound {
 
     /// Fills `slices` with what is to be written next, in order; how many were filled.
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.io_slices_within(usize::MAX, slices)
+    }
+
+    /// The same for what is among the first `room` bytes.
+    #[inline(always)]
+    pub fn io_slices_within<'a>(&'a self, mut room: usize, slices: &mut [IoSlice<'a>]) -> usize {
         let (mut at, mut count) = (self.sent, 0);
         let parts = self.spliced.iter().flat_map(|spliced| &spliced.parts);
         for (position, payload) in parts {
             for piece in [&self.buf[at..*position], &payload[..]] {
-                if count == slices.len() {
+                if count == slices.len() || room == 0 {
                     return count;
                 }
                 if !piece.is_empty() {
+                    let piece = &piece[..piece.len().min(room)];
+                    room -= piece.len();
                     slices[count] = IoSlice::new(piece);
                     count += 1;
                 }
             }
             at = *position;
         }
-        if count < slices.len() && at < self.buf.len() {
-            slices[count] = IoSlice::new(&self.buf[at..]);
+        if count < slices.len() && at < self.buf.len() && room > 0 {
+            let piece = &self.buf[at..];
+            slices[count] = IoSlice::new(&piece[..piece.len().min(room)]);
             count += 1;
         }
         count
@@ -212,6 +221,11 @@ mod tests {
                 }
                 let bytes = all(&outbound);
                 let n = (step * 3).min(bytes.len());
+                let mut slices = [IoSlice::new(&[]); 64];
+                let count = outbound.io_slices_within(n, &mut slices);
+                let within: Vec<u8> =
+                    slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+                assert_eq!(within, bytes[..n]);
                 got.extend_from_slice(&bytes[..n]);
                 outbound.consume(n);
                 assert_eq!(outbound.len(), expected.len() - got.len());

@@ -22,7 +22,7 @@ use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVers
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
-use weirmq::config::{CertificateFiles, ListenerConfig, TlsConfig};
+use weirmq::config::{CertificateFiles, ListenerConfig, TlsConfig, TlsVersion};
 use weirmq::protocol::packet::*;
 use weirmq::protocol::reason::ReasonCode;
 use weirmq::server::Server;
@@ -97,7 +97,13 @@ fn der(file: &Path) -> CertificateDer<'static> {
 }
 
 fn tls(certificates: Vec<CertificateFiles>) -> TlsConfig {
-    TlsConfig { certificates, client_ca: None, client_crl: None, require_client_cert: false }
+    TlsConfig {
+        certificates,
+        client_ca: None,
+        client_crl: None,
+        require_client_cert: false,
+        min_version: TlsVersion::V1_2,
+    }
 }
 
 /// A broker with one listener that speaks TLS.
@@ -374,7 +380,7 @@ fn a_file_that_cannot_be_used_is_named_with_its_key() {
     let authority = Authority::new();
     let good = authority.sign("server", &["localhost"]);
     let missing = authority.folder.path().join("missing.pem");
-    let start = |tls: TlsConfig| weirmq::net::tls::Tls::read(&tls, None).expect_err("is refused");
+    let start = |tls: TlsConfig| weirmq::net::tls::Tls::read(&tls, false, None).expect_err("is refused");
     let with_key = |key: &Path| tls(vec![CertificateFiles { key: key.into(), ..good.clone() }]);
     let with_cert = |cert: &Path| tls(vec![CertificateFiles { cert: cert.into(), ..good.clone() }]);
     let ca = TlsConfig { client_ca: Some(good.key.clone()), ..tls(vec![good.clone()]) };

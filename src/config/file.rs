@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
-use super::values::{Address, FileMode, Filter, Group, KeepAlive, Name, Number, Size, Time, TimeOrNever};
-use super::{LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode};
+use super::values::{
+    Address, Carrier, FileMode, Filter, Group, KeepAlive, Name, Number, Origin, Proxies, Size, Time,
+    TimeOrNever,
+};
+use super::{LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode, TlsVersion};
 use crate::limits::{Overflow, Strategy};
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +55,10 @@ pub(super) struct ListenerSettings {
     pub(super) socket_mode: Option<FileMode>,
     pub(super) allow_anonymous: Option<bool>,
     pub(super) max_connections: Option<Count<0>>,
+    pub(super) protocol: Option<Name<Carrier>>,
+    pub(super) origins: Option<Vec<Origin>>,
+    pub(super) proxy_protocol: Option<bool>,
+    pub(super) trusted_proxies: Option<Vec<Proxies>>,
     pub(super) tls: Option<TlsSettings>,
 }
 
@@ -65,6 +72,7 @@ pub(super) struct TlsSettings {
     pub(super) client_ca: Option<PathBuf>,
     pub(super) client_crl: Option<PathBuf>,
     pub(super) require_client_cert: Option<bool>,
+    pub(super) min_version: Option<Name<TlsVersion>>,
 }
 
 /// An element of `certificates`

@@ -9,10 +9,12 @@ use ::config::{File, FileFormat};
 use super::file::{
     LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings, StoreSettings, TlsSettings,
 };
+use super::network::Network;
 use super::source::Source;
-use super::values::Address;
+use super::values::{Address, Carrier};
 use super::{
-    Bind, CertificateFiles, Config, ConfigError, ListenerConfig, StoreConfig, TlsConfig, certificates,
+    Bind, CertificateFiles, Config, ConfigError, ListenerConfig, StoreConfig, TlsConfig, WebSocketConfig,
+    certificates,
 };
 use crate::limits::{Limits, QueueRule, ShareRule};
 
@@ -133,8 +135,8 @@ impl Layers {
         Ok(listeners)
     }
 
-    fn listener(&self, path: &str, settings: ListenerSettings) -> Result<ListenerConfig, ConfigError> {
-        let Some(address) = settings.bind else {
+    fn listener(&self, path: &str, mut settings: ListenerSettings) -> Result<ListenerConfig, ConfigError> {
+        let Some(address) = settings.bind.take() else {
             return Err(self.error(path, "`bind` is missing, such as bind = \"127.0.0.1:1883\""));
         };
         let bind = match address {
@@ -160,12 +162,60 @@ impl Layers {
                 ),
             ));
         }
+        let websocket = self.websocket(path, &mut settings)?;
+        let proxies = self.proxies(path, &bind, &mut settings)?;
         Ok(ListenerConfig {
             bind,
             allow_anonymous: true,
             max_connections: settings.max_connections.map_or(0, |most| most.0),
+            websocket,
+            proxies,
             tls: settings.tls.map(|tls| self.tls(&format!("{path}.tls"), tls)).transpose()?,
         })
+    }
+
+    fn websocket(
+        &self,
+        path: &str,
+        settings: &mut ListenerSettings,
+    ) -> Result<Option<WebSocketConfig>, ConfigError> {
+        let origins = settings.origins.take();
+        let origins = origins.map(|all| all.into_iter().map(|origin| origin.0).collect::<Vec<_>>());
+        let refuse = |reason| Err(self.error(&format!("{path}.origins"), reason));
+        match (settings.protocol.map_or(Carrier::Stream, |protocol| protocol.0), &origins) {
+            (Carrier::Stream, Some(_)) => {
+                refuse("needs `protocol = \"websocket\"`: only browsers tell an origin")
+            }
+            (Carrier::Stream, None) => Ok(None),
+            (Carrier::WebSocket, Some(all)) if all.is_empty() => {
+                refuse("nobody could connect: name an origin, or leave the list out for any")
+            }
+            (Carrier::WebSocket, _) => Ok(Some(WebSocketConfig { origins })),
+        }
+    }
+
+    fn proxies(
+        &self,
+        path: &str,
+        bind: &Bind,
+        settings: &mut ListenerSettings,
+    ) -> Result<Option<Vec<Network>>, ConfigError> {
+        let refuse = |key, reason| Err(self.error(&format!("{path}.{key}"), reason));
+        let trusted = settings.trusted_proxies.take();
+        let is_on = settings.proxy_protocol.unwrap_or(false);
+        match (trusted, bind) {
+            (Some(_), _) if !is_on => refuse("trusted_proxies", "needs `proxy_protocol = true`"),
+            (None, _) if !is_on => Ok(None),
+            (Some(_), Bind::Unix { .. }) => refuse(
+                "trusted_proxies",
+                "whoever may open the socket is trusted: `socket_mode` says who may",
+            ),
+            (None, Bind::Unix { .. }) => Ok(Some(Vec::new())),
+            (Some(all), Bind::Tcp(_)) if !all.is_empty() => {
+                Ok(Some(all.iter().map(|proxies| proxies.0).collect()))
+            }
+            _ => refuse("proxy_protocol", "needs `trusted_proxies`, the networks of those who are believed"),
+        }
     }
 
     fn tls(&self, path: &str, mut settings: TlsSettings) -> Result<TlsConfig, ConfigError> {
@@ -202,8 +252,9 @@ impl Layers {
             };
             read.map_err(|reason| self.error(&format!("{path}.client_crl"), reason))?;
         }
+        let min_version = settings.min_version.map(|version| version.0).unwrap_or_default();
         let TlsSettings { client_ca, client_crl, .. } = settings;
-        Ok(TlsConfig { certificates, client_ca, client_crl, require_client_cert })
+        Ok(TlsConfig { certificates, client_ca, client_crl, require_client_cert, min_version })
     }
 
     fn certificate(

@@ -3,6 +3,7 @@
 pub mod certificates;
 mod file;
 mod load;
+pub mod network;
 mod source;
 mod values;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use self::network::Network;
 pub use self::source::ConfigError;
 use crate::limits::{Limits, QueueRule, ShareRule};
 
@@ -102,6 +104,11 @@ pub struct ListenerConfig {
     pub allow_anonymous: bool,
     /// Connections through this listener; 0: no limit of its own.
     pub max_connections: usize,
+    /// Set if MQTT travels in WebSockets.
+    pub websocket: Option<WebSocketConfig>,
+    /// Set if a balancer says in the PROXY protocol whom it speaks for, and no other may connect: where those balancers
+    /// are. Of a Unix socket's every one is trusted.
+    pub proxies: Option<Vec<Network>>,
     /// TLS, if the listener speaks it.
     pub tls: Option<TlsConfig>,
 }
@@ -113,6 +120,8 @@ impl Default for ListenerConfig {
             bind: Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883))),
             allow_anonymous: true,
             max_connections: 0,
+            websocket: None,
+            proxies: None,
             tls: None,
         }
     }
@@ -141,6 +150,13 @@ impl fmt::Display for Bind {
     }
 }
 
+/// How a listener takes WebSockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebSocketConfig {
+    /// The origins (`https://app.example`) that a request may come from; `None`: any, or none.
+    pub origins: Option<Vec<String>>,
+}
+
 /// The TLS side of a listener. The files were readable and well-formed when the configuration was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
@@ -153,6 +169,18 @@ pub struct TlsConfig {
     pub client_crl: Option<PathBuf>,
     /// Whether a client without a certificate is refused; only ever true with `client_ca`.
     pub require_client_cert: bool,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2
+    #[default]
+    V1_2,
+    /// 1.3
+    V1_3,
 }
 
 impl TlsConfig {

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use tracing::level_filters::LevelFilter;
 
-use super::{LogFormat, SyncMode};
+use super::network::Network;
+use super::{LogFormat, SyncMode, TlsVersion};
 use crate::limits::{Overflow, Strategy};
 use crate::protocol::topic;
 
@@ -240,6 +241,23 @@ impl Named for LogFormat {
         &[("text", LogFormat::Text), ("json", LogFormat::Json), ("journald", LogFormat::Journald)];
 }
 
+/// What carries MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// The stream itself.
+    Stream,
+    WebSocket,
+}
+
+impl Named for Carrier {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("mqtt", Carrier::Stream), ("websocket", Carrier::WebSocket)];
+}
+
+impl Named for TlsVersion {
+    const NAMES: &'static [(&'static str, Self)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+}
+
 /// A value given by its name.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "Scalar")]
@@ -285,6 +303,55 @@ impl TryFrom<Scalar> for Address {
             value.instead_of(
                 "an IP address and a port, such as \"127.0.0.1:1883\" or \"[::1]:1883\", \
                  or the path of a socket, such as \"unix:/run/weirmq/mqtt.sock\", of at most 107 bytes",
+            )
+        })
+    }
+}
+
+/// Where the balancers are that are believed.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Proxies(pub(super) Network);
+
+impl TryFrom<Scalar> for Proxies {
+    type Error = String;
+
+    fn try_from(value: Scalar) -> Result<Self, String> {
+        let parsed = match &value {
+            Scalar::Text(text) => text.parse().ok(),
+            _ => None,
+        };
+        parsed
+            .map(Proxies)
+            .ok_or_else(|| value.instead_of("an IP address or a network, such as \"10.0.0.0/8\" or \"::1\""))
+    }
+}
+
+/// The origin of a page, as a browser writes it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Origin(pub(super) String);
+
+impl TryFrom<Scalar> for Origin {
+    type Error = String;
+
+    fn try_from(value: Scalar) -> Result<Self, String> {
+        let is_origin = |text: &&String| {
+            let rest = text.split_once("://").map(|(scheme, rest)| (scheme.is_empty(), rest));
+            // Nothing behind the port, and no port that a browser would leave out.
+            let no_part_of_it = |c: char| c == '/' || c == '?' || c == '#' || c == '@' || c.is_whitespace();
+            let default_port = [("http://", ":80"), ("https://", ":443")];
+            rest.is_some_and(|(no_scheme, rest)| {
+                !no_scheme && !rest.is_empty() && !rest.contains(no_part_of_it)
+            }) && !default_port.iter().any(|(scheme, port)| text.starts_with(scheme) && text.ends_with(port))
+        };
+        match &value {
+            Scalar::Text(text) => Some(text).filter(is_origin).cloned().map(Origin),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            value.instead_of(
+                "an origin: scheme, host, and the port unless it is the usual one, such as \"https://app.example\"",
             )
         })
     }

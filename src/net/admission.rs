@@ -60,6 +60,8 @@ enum From {
     V6(u64),
     /// A user of this machine.
     User(u32),
+    /// Balancers that have not said yet for whom they speak.
+    Proxies,
 }
 
 impl From {
@@ -104,12 +106,12 @@ impl Admission {
 
     /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
     /// oldest one of the address that holds most if all together are.
-    fn enter(self: &Arc<Self>, peer: Peer) -> (Place, Evicted) {
-        let from = From::of(peer);
+    fn enter(self: &Arc<Self>, from: From) -> (Place, Evicted) {
         let (sender, evicted) = oneshot::channel();
         let mut handshakes = self.lock();
         let own = handshakes.under_way.get(&from).map_or(0, VecDeque::len);
-        if own >= self.max_per_address.load(Relaxed) {
+        // A balancer's clients may be many.
+        if own >= self.max_per_address.load(Relaxed) && from != From::Proxies {
             handshakes.evict(from);
         } else if handshakes.count >= self.max_handshakes.load(Relaxed) {
             let fullest = handshakes.under_way.iter().max_by_key(|(_, all)| all.len()).map(|(from, _)| *from);
@@ -142,7 +144,12 @@ impl Gate {
 
     /// Makes room for one more handshake of this listener.
     pub(super) fn enter(&self, peer: Peer) -> (Place, Evicted) {
-        self.admission.enter(peer)
+        self.admission.enter(From::of(peer))
+    }
+
+    /// The same for a balancer that is to say for whom it speaks.
+    pub(super) fn enter_proxy(&self) -> (Place, Evicted) {
+        self.admission.enter(From::Proxies)
     }
 
     /// Counts one more connection, if there is room for it.
@@ -236,20 +243,33 @@ mod tests {
     #[test]
     fn at_its_bound_an_address_makes_room_itself() {
         let admission = admission(100, 2);
-        let (_a, mut first) = admission.enter(ip("10.0.0.1"));
-        let (_b, mut second) = admission.enter(ip("::ffff:10.0.0.1"));
-        let (_c, mut other) = admission.enter(ip("10.0.0.2"));
-        let (_d, mut third) = admission.enter(ip("10.0.0.1"));
+        let (_a, mut first) = admission.enter(from("10.0.0.1"));
+        let (_b, mut second) = admission.enter(from("::ffff:10.0.0.1"));
+        let (_c, mut other) = admission.enter(from("10.0.0.2"));
+        let (_d, mut third) = admission.enter(from("10.0.0.1"));
         assert!(is_evicted(&mut first));
         assert!(!is_evicted(&mut second) && !is_evicted(&mut other) && !is_evicted(&mut third));
+    }
+
+    fn from(text: &str) -> From {
+        From::of(ip(text))
+    }
+
+    #[test]
+    fn balancers_are_bounded_in_all_alone() {
+        let admission = admission(4, 1);
+        let mut proxies: Vec<_> = (0..4).map(|_| admission.enter(From::Proxies)).collect();
+        assert!(proxies.iter_mut().all(|(_, evicted)| !is_evicted(evicted)));
+        let (_place, _evicted) = admission.enter(from("10.0.0.1"));
+        assert!(is_evicted(&mut proxies[0].1) && !is_evicted(&mut proxies[1].1));
     }
 
     #[test]
     fn at_the_bound_of_all_the_fullest_address_makes_room() {
         let admission = admission(4, 100);
-        let mut hoarded: Vec<_> = (0..3).map(|_| admission.enter(ip("10.0.0.1"))).collect();
-        let (_a, mut small) = admission.enter(ip("10.0.0.2"));
-        let (_b, mut newcomer) = admission.enter(ip("10.0.0.3"));
+        let mut hoarded: Vec<_> = (0..3).map(|_| admission.enter(from("10.0.0.1"))).collect();
+        let (_a, mut small) = admission.enter(from("10.0.0.2"));
+        let (_b, mut newcomer) = admission.enter(from("10.0.0.3"));
         assert!(is_evicted(&mut hoarded[0].1) && !is_evicted(&mut hoarded[1].1));
         assert!(!is_evicted(&mut small) && !is_evicted(&mut newcomer));
     }
@@ -265,7 +285,7 @@ mod tests {
     fn places_come_back() {
         let admission = admission(2, 2);
         for _ in 0..100 {
-            let (_place, mut evicted) = admission.enter(ip("::1"));
+            let (_place, mut evicted) = admission.enter(from("::1"));
             assert!(!is_evicted(&mut evicted));
         }
         let handshakes = admission.lock();

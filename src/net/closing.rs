@@ -31,7 +31,7 @@ pub(super) fn close(shell: &Rc<Shell>, socket: Socket, mut outbound: Outbound, r
     let waits = match (reason, finished) {
         (_, Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
         // The client has said its last word, or cannot hear ours.
-        (CloseReason::Disconnected | CloseReason::Lost, Ok(())) => false,
+        (CloseReason::Disconnected | CloseReason::Lost, Ok(())) => transport.awaits_close(),
         (CloseReason::Server(_), Ok(())) => true,
     };
     if waits {

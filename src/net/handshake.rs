@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::crypto::ring::default_provider;
 use tokio::io::ReadBuf;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
 use crate::message::PeerId;
@@ -19,6 +19,7 @@ use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 use super::admission::Permit;
 use super::closing::{linger, written};
+use super::introduction;
 use super::listener::{Door, Doorway};
 use super::refusal::{self, Refusal};
 use super::shell::Shell;
@@ -85,17 +86,17 @@ impl From<io::Error> for Failure {
 /// Brings a new socket in, or ends it.
 pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, address: Peer) {
     let door = doorway.borrow().clone();
+    let deadline = Instant::now() + shell.limits().connect_timeout;
+    let introduced = introduction::run(&door, stream, address, deadline).await;
+    let Some((stream, address, first)) = introduced else { return };
     let (_place, evicted) = door.gate.enter(address);
-    let transport = match &door.tls {
-        None => Transport::Plain,
-        Some(tls) => match tls.accept() {
-            Ok(transport) => transport,
-            Err(error) => return info!(%address, %error, "refused"),
-        },
+    let transport = match door.transport() {
+        Ok(transport) => transport,
+        Err(error) => return info!(%address, %error, "refused"),
     };
     let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false };
     let outcome = tokio::select! {
-        outcome = timeout(shell.limits().connect_timeout, entrance.connect(&shell, &door)) => outcome,
+        outcome = timeout_at(deadline, entrance.connect(&shell, &door, &first)) => outcome,
         _ = evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
     };
     match outcome {
@@ -107,14 +108,22 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
 
 impl Entrance {
     /// Reads up to a CONNECT, and judges it.
-    async fn connect(&mut self, shell: &Shell, door: &Door) -> Result<Accepted, Failure> {
+    async fn connect(&mut self, shell: &Shell, door: &Door, first: &[u8]) -> Result<Accepted, Failure> {
+        if !first.is_empty() {
+            self.heard = true;
+            let decoded = self.transport.decode(first, &mut self.received);
+            self.answer(decoded).await?;
+        }
         let size = loop {
-            self.read(shell).await?;
             if let Some(size) =
                 refusal::find_connect(&self.received, &shell.limits()).map_err(Failure::Refused)?
             {
                 break size;
             }
+            if self.transport.has_ended() {
+                return Err(Failure::Socket(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.read(shell).await?;
         };
         let connect = refusal::judge(&self.received[..size], &shell.limits(), door.allow_anonymous)
             .map_err(Failure::Refused)?;
@@ -138,6 +147,11 @@ impl Entrance {
     /// Waits for bytes and has the transport take them in; what it answers is sent.
     async fn read(&mut self, shell: &Shell) -> Result<(), Failure> {
         let decoded = poll_fn(|cx| self.poll_read(shell, cx)).await?;
+        self.answer(decoded).await
+    }
+
+    /// Sends what the transport answers to what it has taken in.
+    async fn answer(&mut self, decoded: io::Result<bool>) -> Result<(), Failure> {
         if self.transport.wants_write() {
             written(&self.stream, |socket| self.transport.flush(&mut Outbound::default(), socket)).await?;
         }

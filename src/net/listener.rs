@@ -21,7 +21,8 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::config::Bind;
+use crate::config::network::Network;
+use crate::config::{Bind, WebSocketConfig};
 
 use super::admission::Gate;
 use super::handshake;
@@ -29,6 +30,8 @@ use super::reserve;
 use super::shell::Shell;
 use super::stream::{Peer, Stream};
 use super::tls::Tls;
+use super::transport::Transport;
+use super::websocket::WebSocket;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -46,6 +49,10 @@ pub struct Door {
     pub address: Bind,
     /// Its side of TLS, if it speaks that.
     pub tls: Option<Arc<Tls>>,
+    /// How it takes WebSockets, if it does.
+    pub websocket: Option<Arc<WebSocketConfig>>,
+    /// Who is to say in the PROXY protocol for whom they speak, if anybody is.
+    pub proxies: Option<Vec<Network>>,
     /// Whether a client may come without credentials.
     pub allow_anonymous: bool,
     /// Who may come in.
@@ -55,6 +62,19 @@ pub struct Door {
 }
 
 impl Door {
+    /// What lies between the socket of a new connection and MQTT.
+    ///
+    /// # Errors
+    /// If the configuration of TLS cannot serve any connection.
+    pub(super) fn transport(&self) -> Result<Transport, rustls::Error> {
+        let tls = self.tls.as_ref().map(|tls| tls.accept()).transpose()?;
+        Ok(match (&self.websocket, tls) {
+            (Some(rules), tls) => Transport::WebSocket(Box::new(WebSocket::new(tls, rules.clone()))),
+            (None, Some(tls)) => Transport::Tls(tls),
+            (None, None) => Transport::Plain,
+        })
+    }
+
     /// Whether both speak the same TLS, if any.
     pub fn is_tls_of(&self, other: &Door) -> bool {
         match (&self.tls, &other.tls) {

@@ -1,17 +1,21 @@
 //! The shell around the pure core: sockets, TLS, the clock and the wake-ups of one shard's thread. Besides `server`,
 //! `client` and `main` it is the only user of the asynchronous runtime.
 //!
-//! A socket's way: [`listener`] accepts it, [`handshake`] brings it up to its CONNECT, [`lane`] hands it to the shard
-//! that is its session's home, [`connection`] reads from it, [`flusher`] writes to it, [`closing`] ends it. [`shell`]
-//! is what these tasks of one thread share.
+//! A socket's way: [`listener`] accepts it, [`introduction`] learns from a balancer whose it is, [`handshake`] brings it
+//! up to its CONNECT, [`lane`] hands it to the shard that is its session's home, [`connection`] reads from it,
+//! [`flusher`] writes to it, [`closing`] ends it. [`shell`] is what these tasks of one thread share. What lies between
+//! its bytes and MQTT's is a [`transport`]: nothing, [`tls`], or a [`websocket`].
 
 pub mod admission;
 mod closing;
 mod connection;
 mod flusher;
+pub mod frames;
 mod handshake;
+mod introduction;
 pub mod lane;
 pub mod listener;
+pub mod proxy;
 mod recheck;
 mod refusal;
 mod reserve;
@@ -20,3 +24,5 @@ mod sockets;
 pub mod stream;
 pub mod tls;
 mod transport;
+pub mod upgrade;
+mod websocket;

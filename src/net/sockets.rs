@@ -82,6 +82,7 @@ impl Socket {
     pub(super) fn new(id: ConnectionId, opened: Opened) -> Socket {
         let Opened { stream, transport, address, permit, rest } = opened;
         let unfed = !rest.is_empty();
+        let ended = transport.has_ended();
         Socket {
             id,
             stream,
@@ -91,7 +92,7 @@ impl Socket {
             kept: rest,
             waker: None,
             unfed,
-            ended: false,
+            ended,
             paused: false,
             blocked: false,
         }
@@ -315,6 +316,6 @@ mod tests {
     fn what_a_connection_costs_the_shell_is_known() {
         println!("size_of Socket: {} bytes", size_of::<Socket>());
         assert!(size_of::<Socket>() <= 160);
-        assert_eq!(size_of::<Transport>(), 8);
+        assert_eq!(size_of::<Transport>(), 16);
     }
 }

@@ -12,15 +12,16 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::config::{TlsConfig, certificates};
+use crate::config::{TlsConfig, TlsVersion, certificates};
 
-use super::transport::Transport;
-
-/// The name of MQTT in ALPN. A client need not offer any.
-const ALPN: &[u8] = b"mqtt";
+/// What ALPN calls MQTT, and what a WebSocket begins with. A client need not offer any; one that offers only others is
+/// refused, so that nobody can have a browser or a mail server talk to the broker unawares.
+const MQTT: &[u8] = b"mqtt";
+const HTTP: &[u8] = b"http/1.1";
 
 /// The TLS side of a listener, made of what its files held at one moment.
 #[derive(Debug)]
@@ -29,36 +30,39 @@ pub struct Tls {
     /// What client certificates are checked by, where there are any.
     clients: Option<Arc<dyn ClientCertVerifier>>,
     config: TlsConfig,
+    /// The name in ALPN of what it carries.
+    carries: &'static [u8],
     /// Of what the files held.
     digest: u64,
 }
 
 impl Tls {
-    /// Reads the files of a listener. Where they are as they were for `before`, so is the result: session tickets that it
+    /// Reads the files of a listener, of WebSockets or of MQTT itself. Where they are as they were for `before`, so is the result: session tickets that it
     /// has given stay good.
     ///
     /// # Errors
     /// Which key of the configuration names a file that cannot be used, which file, and what is wrong with it.
-    pub fn read(config: &TlsConfig, before: Option<&Arc<Tls>>) -> Result<Arc<Tls>, String> {
+    pub fn read(config: &TlsConfig, websocket: bool, before: Option<&Arc<Tls>>) -> Result<Arc<Tls>, String> {
+        let carries = if websocket { HTTP } else { MQTT };
         // Before they are read for good: if one changes in between, the next look finds that out.
         let digest = digest(config);
         if let Some(before) = before
-            && (&before.config, before.digest) == (config, digest)
+            && (&before.config, before.carries, before.digest) == (config, carries, digest)
         {
             return Ok(before.clone());
         }
         let provider = Arc::new(default_provider());
         let clients = client_verifier(config, &provider)?;
-        let server = server_config(config, provider, clients.clone())?;
-        Ok(Arc::new(Tls { server, clients, config: config.clone(), digest }))
+        let server = server_config(config, carries, provider, clients.clone())?;
+        Ok(Arc::new(Tls { server, clients, config: config.clone(), carries, digest }))
     }
 
-    /// The transport of a new connection.
+    /// The server's side of a new connection.
     ///
     /// # Errors
     /// If the configuration cannot serve any connection.
-    pub(super) fn accept(&self) -> Result<Transport, rustls::Error> {
-        Ok(Transport::Tls(Box::new(ServerConnection::new(self.server.clone())?)))
+    pub(super) fn accept(&self) -> Result<Box<ServerConnection>, rustls::Error> {
+        ServerConnection::new(self.server.clone()).map(Box::new)
     }
 
     /// Whether a client with this certificate (the leaf, and what leads to its authority) may be here.
@@ -87,19 +91,23 @@ fn digest(config: &TlsConfig) -> u64 {
 /// The configuration of rustls for a listener.
 fn server_config(
     config: &TlsConfig,
+    carries: &[u8],
     provider: Arc<CryptoProvider>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Arc<ServerConfig>, String> {
     let internal = |error: rustls::Error| format!("listener.tls: {error}");
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(internal)?;
+    let versions: &[_] = match config.min_version {
+        TlsVersion::V1_2 => &[&TLS13, &TLS12],
+        TlsVersion::V1_3 => &[&TLS13],
+    };
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(internal)?;
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut server = builder.with_cert_resolver(Arc::new(Certificates::read(config)?));
-    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.alpn_protocols = vec![carries.to_vec()];
     server.ticketer = Ticketer::new().map_err(internal)?;
     // Tickets hold what a session store would.
     server.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,16 +1,17 @@
-//! What lies between a socket's bytes and MQTT's: nothing, or TLS. A transport only transforms bytes; who reads and
+//! What lies between a socket's bytes and MQTT's: nothing, TLS, or a WebSocket. A transport only transforms bytes; who reads and
 //! writes the socket, and when, is the caller's business. So handshake and connection serve every transport alike.
 
 use std::io::{self, BufRead, IoSlice, Write};
 
-use rustls::ServerConnection;
+use rustls::{ServerConnection, Writer};
 
 use crate::outbound::Outbound;
 
 use super::stream::Stream;
+use super::websocket::WebSocket;
 
 /// How many pieces one write takes at most.
-const SLICES: usize = 32;
+pub(super) const SLICES: usize = 32;
 
 /// The transformer of one connection.
 pub(super) enum Transport {
@@ -18,6 +19,8 @@ pub(super) enum Transport {
     Plain,
     /// MQTT over TLS.
     Tls(Box<ServerConnection>),
+    /// MQTT over a WebSocket, with or without TLS.
+    WebSocket(Box<WebSocket>),
 }
 
 impl Transport {
@@ -25,27 +28,15 @@ impl Transport {
     ///
     /// # Errors
     /// If the peer breaks the transport's own protocol. An alert for it may then wait to be written.
-    pub(super) fn decode(&mut self, mut raw: &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
-        let tls = match self {
+    pub(super) fn decode(&mut self, raw: &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
+        match self {
             Transport::Plain => {
                 plain.extend_from_slice(raw);
-                return Ok(false);
+                Ok(false)
             }
-            Transport::Tls(tls) => tls,
-        };
-        while !raw.is_empty() {
-            tls.read_tls(&mut raw)?;
-            let state = tls
-                .process_new_packets()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if state.plaintext_bytes_to_read() > 0 {
-                take_plaintext(tls, plain);
-            }
-            if state.peer_has_closed() {
-                return Ok(true);
-            }
+            Transport::Tls(tls) => decode_tls(tls, raw, plain),
+            Transport::WebSocket(websocket) => websocket.decode(raw, plain),
         }
-        Ok(false)
     }
 
     /// The TLS session, if there is one.
@@ -53,6 +44,7 @@ impl Transport {
         match self {
             Transport::Plain => None,
             Transport::Tls(tls) => Some(tls),
+            Transport::WebSocket(websocket) => websocket.tls(),
         }
     }
 
@@ -61,7 +53,18 @@ impl Transport {
         match self {
             Transport::Plain => false,
             Transport::Tls(tls) => tls.wants_write(),
+            Transport::WebSocket(websocket) => websocket.wants_write(),
         }
+    }
+
+    /// Whether the peer has ended the stream, or broken its rules, in what has been decoded.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Transport::WebSocket(websocket) if websocket.has_ended())
+    }
+
+    /// Whether the peer may be about to answer our end of the stream with its own.
+    pub(super) fn awaits_close(&self) -> bool {
+        matches!(self, Transport::WebSocket(websocket) if websocket.awaits_close())
     }
 
     /// Moves everything from `outbound` to the socket, with as few writes as there can be.
@@ -83,16 +86,31 @@ impl Transport {
 
     fn write(&mut self, outbound: &mut Outbound, socket: &mut impl Write, last: bool) -> io::Result<()> {
         match self {
-            Transport::Plain => {
-                while !outbound.is_empty() {
-                    let written = write_slices(outbound, |slices| socket.write_vectored(slices))?;
-                    outbound.consume(written);
-                }
-                Ok(())
-            }
-            Transport::Tls(tls) => write_tls(tls, outbound, socket, last),
+            Transport::Plain => drain(outbound, socket),
+            Transport::Tls(tls) => write_tls(tls, socket, last, |sink| drain(outbound, sink)),
+            Transport::WebSocket(websocket) => websocket.write(outbound, socket, last),
         }
     }
+}
+
+/// Decrypts what a socket gave, as [`Transport::decode`] does.
+pub(super) fn decode_tls(
+    tls: &mut ServerConnection,
+    mut raw: &[u8],
+    plain: &mut Vec<u8>,
+) -> io::Result<bool> {
+    while !raw.is_empty() {
+        tls.read_tls(&mut raw)?;
+        let state =
+            tls.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if state.plaintext_bytes_to_read() > 0 {
+            take_plaintext(tls, plain);
+        }
+        if state.peer_has_closed() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn take_plaintext(tls: &mut ServerConnection, plain: &mut Vec<u8>) {
@@ -106,42 +124,46 @@ fn take_plaintext(tls: &mut ServerConnection, plain: &mut Vec<u8>) {
     }
 }
 
-/// All that is to be sent is encrypted first, as far as rustls's bounded buffer takes it, so that it leaves in one write.
-fn write_tls(
+/// All that `fill` has to send is encrypted first, as far as rustls's bounded buffer takes it, so that it leaves in one
+/// write. `fill` fails with [`io::ErrorKind::WriteZero`] when that is full, and goes on when it is called again.
+pub(super) fn write_tls(
     tls: &mut ServerConnection,
-    outbound: &mut Outbound,
     socket: &mut impl Write,
     last: bool,
+    mut fill: impl FnMut(&mut Writer<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {
-        while !outbound.is_empty() {
-            match write_slices(outbound, |slices| tls.writer().write_vectored(slices)) {
-                Ok(taken) => outbound.consume(taken),
-                // Its buffer is full.
-                Err(error) if error.kind() == io::ErrorKind::WriteZero => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if last && outbound.is_empty() {
+        let is_full = match fill(&mut tls.writer()) {
+            Ok(()) => false,
+            Err(error) if error.kind() == io::ErrorKind::WriteZero => true,
+            Err(error) => return Err(error),
+        };
+        if last && !is_full {
             tls.send_close_notify();
         }
         while tls.wants_write() {
             tls.write_tls(socket)?;
         }
-        if outbound.is_empty() {
+        if !is_full {
             return Ok(());
         }
     }
 }
 
-/// One write of what `outbound` begins with.
-fn write_slices(
-    outbound: &Outbound,
-    write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
-) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); SLICES];
-    let count = outbound.io_slices(&mut slices);
-    match write(&slices[..count])? {
+/// Moves everything from `outbound` to `sink`.
+fn drain(outbound: &mut Outbound, sink: &mut impl Write) -> io::Result<()> {
+    while !outbound.is_empty() {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = outbound.io_slices(&mut slices);
+        let written = taken(sink.write_vectored(&slices[..count]))?;
+        outbound.consume(written);
+    }
+    Ok(())
+}
+
+/// What a write has taken, which is something.
+pub(super) fn taken(written: io::Result<usize>) -> io::Result<usize> {
+    match written? {
         0 => Err(io::ErrorKind::WriteZero.into()),
         written => Ok(written),
     }

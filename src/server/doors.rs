@@ -138,6 +138,8 @@ impl Doors {
         let door = Arc::new(Door {
             address: socket.address(asked).map_err(listen)?,
             tls,
+            websocket: config.websocket.clone().map(Arc::new),
+            proxies: config.proxies.clone(),
             allow_anonymous: config.allow_anonymous,
             gate: Arc::new(Gate::new(self.admission.clone(), config.max_connections)),
             trouble: Arc::new(Trouble::default()),
@@ -247,6 +249,8 @@ impl Opened {
         let door = Arc::new(Door {
             address: before.address.clone(),
             tls: read_tls(config, before.tls.as_ref())?,
+            websocket: config.websocket.clone().map(Arc::new),
+            proxies: config.proxies.clone(),
             allow_anonymous: config.allow_anonymous,
             gate: before.gate.clone(),
             trouble: before.trouble.clone(),
@@ -280,7 +284,8 @@ fn is_same(one: &Bind, other: &Bind) -> bool {
 
 /// Says in the log that a listener is open.
 pub(super) fn tell(door: &Door) {
-    info!(address = %door.address, tls = door.tls.is_some(), "listening");
+    let (tls, websocket) = (door.tls.is_some(), door.websocket.is_some());
+    info!(address = %door.address, tls, websocket, "listening");
 }
 
 /// Every listener once more, for one more shard.
@@ -302,6 +307,8 @@ fn stamps(config: &ListenerConfig) -> Vec<Option<Stamp>> {
 }
 
 fn read_tls(config: &ListenerConfig, before: Option<&Arc<Tls>>) -> Result<Option<Arc<Tls>>, ServerError> {
-    let read = |tls| Tls::read(tls, before).map_err(|error| ServerError::Tls(config.bind.clone(), error));
+    let websocket = config.websocket.is_some();
+    let read =
+        |tls| Tls::read(tls, websocket, before).map_err(|error| ServerError::Tls(config.bind.clone(), error));
     config.tls.as_ref().map(read).transpose()
 }

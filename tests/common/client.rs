@@ -45,7 +45,8 @@ pub fn on_any_port() -> ListenerConfig {
 }
 
 /// What a client talks through.
-trait Stream: Read + Write + Send {
+pub trait Stream: Read + Write + Send {
+    /// What lies below it all.
     fn socket(&self) -> SockRef<'_>;
 
     /// TLS says that nothing follows.
@@ -99,7 +100,8 @@ impl Client {
         Client::new(Box::new(socket), version)
     }
 
-    fn new(stream: Box<dyn Stream>, version: Version) -> Client {
+    /// The same over any stream.
+    pub fn new(stream: Box<dyn Stream>, version: Version) -> Client {
         Client { stream, version, partial: Vec::new(), received: VecDeque::new(), last_id: 0 }
     }
 
