@@ -87,7 +87,21 @@ impl Outbound {
     }
 
     /// `n` bytes have been written, of the [`Outbound::len`] that there were.
-    pub fn consume(&mut self, mut n: usize) {
+    pub fn consume(&mut self, n: usize) {
+        if self.spliced.is_some() {
+            self.consume_spliced(n);
+        } else {
+            self.sent += n.min(self.buf.len() - self.sent);
+        }
+        if self.is_empty() {
+            self.sent = 0;
+            give_buffer(std::mem::take(&mut self.buf));
+        } else if self.sent >= COMPACT && self.sent > self.buf.len() - self.sent {
+            self.compact();
+        }
+    }
+
+    fn consume_spliced(&mut self, mut n: usize) {
         while n > 0 {
             let spliced = self.spliced.as_mut();
             let next = spliced.as_ref().and_then(|spliced| spliced.parts.front()).map(|(at, _)| *at);
@@ -105,13 +119,7 @@ impl Outbound {
             spliced.bytes -= taken;
             n -= taken;
         }
-        if self.is_empty() {
-            self.spliced = None;
-            self.sent = 0;
-            give_buffer(std::mem::take(&mut self.buf));
-        } else if self.sent >= COMPACT && self.sent > self.buf.len() - self.sent {
-            self.compact();
-        }
+        self.spliced.take_if(|spliced| spliced.parts.is_empty());
     }
 
     /// Forgets what has left.

@@ -4,6 +4,7 @@
 //! By default each figure is the fastest of many calls, in nanoseconds: what the code costs when nothing disturbs it.
 //! With `--instructions` it is counted by callgrind instead and held against `bounds.toml`.
 
+mod bench;
 mod codec;
 mod disk;
 mod guard;

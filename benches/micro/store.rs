@@ -14,8 +14,8 @@ use weirmq::store::open::{StoreOptions, prepare};
 use weirmq::store::{Record, Store};
 use weirmq::target::{Identifiers, Target};
 
+use crate::bench::Bench;
 use crate::disk::Memory;
-use crate::shard::Bench;
 use crate::traffic::{self, READ};
 use crate::{Case, Work};
 

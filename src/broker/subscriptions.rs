@@ -75,7 +75,18 @@ pub struct Subscriptions {
     /// Rises with every change: what the cache holds from before is void.
     generation: u64,
     count: usize,
+    scratch: Scratch,
 }
+
+/// What matching gathers, kept from topic to topic.
+#[derive(Default)]
+struct Scratch {
+    grants: Vec<(u32, Grant)>,
+    takers: Vec<Taker>,
+}
+
+/// A scratch for more subscriptions than this is not kept.
+const KEPT: usize = 1024;
 
 /// Who takes a topic's messages, whoever publishes them.
 struct Found {
@@ -93,7 +104,13 @@ impl Default for Subscriptions {
 impl Subscriptions {
     /// No subscriptions.
     pub fn new() -> Subscriptions {
-        Subscriptions { filters: Trie::new(), cache: TopicCache::new(CACHE_BYTES), generation: 0, count: 0 }
+        Subscriptions {
+            filters: Trie::new(),
+            cache: TopicCache::new(CACHE_BYTES),
+            generation: 0,
+            count: 0,
+            scratch: Scratch::default(),
+        }
     }
 
     /// Adds `subscription` to `filter`, or replaces the session's earlier one.
@@ -158,14 +175,12 @@ impl Subscriptions {
             if publisher.is_none_or(|publisher| found.no_local.binary_search(&publisher).is_err()) {
                 return Rc::clone(&found.takers);
             }
-            return merge(&self.gather(topic, publisher, &may_read));
+            return self.merged(topic, publisher, &may_read).0;
         }
-        let grants = self.gather(topic, None, &may_read);
-        let no_local = sessions_with_no_local(&grants);
+        let (takers, no_local) = self.merged(topic, None, &may_read);
         if publisher.is_some_and(|publisher| no_local.binary_search(&publisher).is_ok()) {
-            return merge(&self.gather(topic, publisher, &may_read));
+            return self.merged(topic, publisher, &may_read).0;
         }
-        let takers = merge(&grants);
         let bytes = size_of_val(&*takers)
             + size_of_val(&*no_local)
             + takers.iter().map(|taker| taker.identifiers.heap_bytes()).sum::<usize>();
@@ -194,14 +209,34 @@ impl Subscriptions {
         self.filters.bytes() + (self.count - self.filters.len()) * LISTED_BYTES + self.cache.bytes()
     }
 
+    /// Who takes a message that `publisher` published and may read it, and who of them has a No Local subscription.
+    fn merged(
+        &mut self,
+        topic: &str,
+        publisher: Option<u32>,
+        may_read: &impl Fn(u32) -> bool,
+    ) -> (Rc<[Taker]>, Box<[u32]>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.gather(topic, publisher, may_read, &mut scratch.grants);
+        let no_local = sessions_with_no_local(&scratch.grants);
+        scratch.takers.extend(merge(&scratch.grants));
+        // Of a known number: one allocation, which is the result.
+        let takers = scratch.takers.drain(..).collect();
+        scratch.grants.clear();
+        if scratch.grants.capacity() <= KEPT {
+            self.scratch = scratch;
+        }
+        (takers, no_local)
+    }
+
     /// Every matching subscription but those that No Local keeps from `publisher` and of those who may not read, by session.
     fn gather(
         &self,
         topic: &str,
         publisher: Option<u32>,
         may_read: &impl Fn(u32) -> bool,
-    ) -> Vec<(u32, Grant)> {
-        let mut grants = Vec::new();
+        grants: &mut Vec<(u32, Grant)>,
+    ) {
         let mut filters = 0;
         self.filters.for_each_match(topic, |members| {
             filters += 1;
@@ -215,13 +250,12 @@ impl Subscriptions {
             // Before merging: a second, ordinary subscription of the publisher still matches [MQTT-3.8.3-3].
             grants.retain(|&(session, grant)| !(grant.no_local && session == publisher));
         }
-        grants
     }
 }
 
-fn merge(grants: &[(u32, Grant)]) -> Rc<[Taker]> {
+fn merge(grants: &[(u32, Grant)]) -> impl Iterator<Item = Taker> {
     let runs = grants.chunk_by(|(left, _), (right, _)| left == right);
-    let takers = runs.map(|run| {
+    runs.map(|run| {
         let merged = Merged::new(&run[0].1, run[1..].iter().map(|(_, grant)| grant));
         Taker {
             session: run[0].0,
@@ -230,8 +264,7 @@ fn merge(grants: &[(u32, Grant)]) -> Rc<[Taker]> {
             identifiers: merged.identifiers,
             since: merged.since,
         }
-    });
-    takers.collect()
+    })
 }
 
 fn sessions_with_no_local(grants: &[(u32, Grant)]) -> Box<[u32]> {

@@ -42,9 +42,23 @@ impl PublishHeader<'_> {
         debug_assert_eq!(self.qos != QoS::AtMostOnce, self.packet_id.is_some(), "[MQTT-2.2.1-2]");
         let remaining = self.remaining_len(version);
         out.reserve(1 + wire::variable_len(remaining) + remaining - self.payload_len);
-        out.push(first_byte(self.dup, self.qos, self.retain));
-        wire::put_variable(remaining, out);
-        wire::put_binary(self.topic, out);
+        let first = first_byte(self.dup, self.qos, self.retain);
+        if let (Ok(topic_len), 0..0x4000) = (u16::try_from(self.topic.len()), remaining) {
+            // Almost all are as short: so many bytes are put at once.
+            let [high, low] = topic_len.to_be_bytes();
+            match remaining {
+                0..0x80 => out.extend_from_slice(&[first, remaining as u8, high, low]),
+                _ => {
+                    let [rest, more] = [remaining as u8 | 0x80, (remaining >> 7) as u8];
+                    out.extend_from_slice(&[first, rest, more, high, low]);
+                }
+            }
+            out.extend_from_slice(self.topic);
+        } else {
+            out.push(first);
+            wire::put_variable(remaining, out);
+            wire::put_binary(self.topic, out);
+        }
         if let Some(packet_id) = self.packet_id {
             out.extend_from_slice(&packet_id.get().to_be_bytes());
         }

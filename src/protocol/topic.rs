@@ -105,8 +105,8 @@ pub fn covers(wide: &str, narrow: &str) -> bool {
 }
 
 /// How many levels a topic name or filter has; empty levels count.
-pub fn levels(topic: &str) -> usize {
-    topic.bytes().filter(|&byte| byte == b'/').count() + 1
+pub fn levels(topic: impl AsRef<[u8]>) -> usize {
+    topic.as_ref().iter().filter(|&&byte| byte == b'/').count() + 1
 }
 
 fn has_valid_length(text: &str) -> bool {

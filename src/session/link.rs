@@ -202,6 +202,11 @@ impl Link {
         len > 0
     }
 
+    /// Whether answers are held.
+    pub fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// What the first of the held answers waits for.
     pub fn awaits(&self) -> Option<Ticket> {
         Some(self.held.as_ref()?.marks.front()?.ticket)

@@ -262,6 +262,11 @@ impl Session {
         self.queue.window().len()
     }
 
+    /// Whether [`Session::awaits`] could say anything: at most deliveries nothing waits for the disk.
+    pub fn may_await(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.holds() || !self.inflight.all_written())
+    }
+
     /// What it waits for next, if it has something to send that is not durable yet.
     pub fn awaits(&self, store: &dyn Store) -> Option<Ticket> {
         let held = self.link.as_ref()?.awaits();

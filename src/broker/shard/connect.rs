@@ -66,7 +66,7 @@ impl Shard {
                 .iter()
                 .filter(|property| matches!(property, Property::UserProperty(..)))
                 .count();
-            self.check_topic(will.topic)?;
+            self.check_topic(will.topic.as_bytes())?;
         }
         if users > self.core.limits.user_properties {
             return Err(ProtocolError::new(ReasonCode::QuotaExceeded, format!("{users} User Properties")));

@@ -426,7 +426,9 @@ impl Shard {
     /// After a session did something: tells the groups what is settled, lists it for the flusher, and
     /// lets its retained replay go on.
     fn after_progress(&mut self, index: u32) {
-        self.tell_settled(index);
+        if !self.core.settled.is_empty() {
+            self.tell_settled(index);
+        }
         let Some(session) = self.sessions.get_mut(index as usize) else { return };
         let buffered = session.buffered();
         if let Some(link) = &mut session.link {
@@ -445,10 +447,13 @@ impl Shard {
             // Whoever reads too slowly has it all along, and that is no reason.
             self.crowded |= link.outbound.len() >= link.outbound_before as usize + CROWDED;
         }
-        if session.is_idle(self.core.outbound_limit) {
+        let waits = session.may_await();
+        if !self.replays.is_empty() && session.is_idle(self.core.outbound_limit) {
             self.replays.wake(index);
         }
-        self.list_awaiting(index);
+        if waits {
+            self.list_awaiting(index);
+        }
     }
 
     /// Tells the groups what this session is finished with. It comes before whatever ends a membership,
@@ -495,11 +500,13 @@ impl Shard {
 
     /// Bytes have left a connection: what waited for room may follow.
     pub fn flushed(&mut self, now: Instant, connection: ConnectionId) {
-        let Some(index) = self.session_of(connection).map(|_| connection.session) else { return };
-        let session = &mut self.sessions[index as usize];
+        let Some(session) = live(&mut self.sessions, connection) else { return };
+        let unread = session.link.as_ref().is_some_and(|link| link.paused == Some(Pause::Unread));
         session.pump(&mut self.core.context(now));
-        self.was_read(now, connection);
-        self.after_progress(index);
+        if unread {
+            self.was_read(now, connection);
+        }
+        self.after_progress(connection.session);
     }
 
     /// The next connection that the shard has let go of.

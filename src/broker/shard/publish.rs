@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ConnectionId, Shard, Taken};
+use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
 use crate::broker::route::Route;
@@ -70,9 +71,8 @@ impl Shard {
         let answered = packet_id.is_some();
         let told = version == Version::V5 && answered;
         let origin = Origin { received, will_of: None, answered, told };
-        let topic = message.topic();
-        let checked =
-            self.check_topic(topic).and_then(|()| self.check_publish_access(connection.session, topic));
+        let checked = self.check_topic(message.topic_bytes());
+        let checked = checked.and_then(|()| self.check_publish_access(connection.session, &message));
         let outcome = match checked {
             Ok(()) => self.publish(now, message, origin),
             Err(refusal) => Err(refusal),
@@ -119,7 +119,7 @@ impl Shard {
     }
 
     /// The limits on a topic name.
-    pub(super) fn check_topic(&self, name: &str) -> Result<(), Refusal> {
+    pub(super) fn check_topic(&self, name: &[u8]) -> Result<(), Refusal> {
         let limits = &self.core.limits;
         // A topic has at most one level more than it has bytes.
         let is_deep = || name.len() >= limits.topic_levels && topic::levels(name) > limits.topic_levels;
@@ -130,8 +130,12 @@ impl Shard {
         Ok(())
     }
 
-    fn check_publish_access(&mut self, index: u32, topic: &str) -> Result<(), Refusal> {
-        if self.may_publish(index, topic) {
+    fn check_publish_access(&mut self, index: u32, message: &Message) -> Result<(), Refusal> {
+        let may = match self.core.rules.acl {
+            None => access::may_publish(message.topic_bytes()),
+            Some(_) => self.may_publish(index, message.topic()),
+        };
+        if may {
             return Ok(());
         }
         Err(Refusal::new(ReasonCode::NotAuthorized, "not authorised", DropReason::Unauthorised))
@@ -207,7 +211,10 @@ impl Shard {
 
     /// Takes places in every durable queue that the message goes to, or in none.
     fn reserve(&mut self, now: Instant, route: &Route, message: &Message) -> Result<(), Refusal> {
-        if self.core.store.is_full() && route.keeps(message.qos) {
+        if !route.keeps(message.qos) {
+            return Ok(());
+        }
+        if self.core.store.is_full() {
             return Err(Refusal::no_room_on_disk());
         }
         let reserve = || route.reserve(message.qos, message.size());

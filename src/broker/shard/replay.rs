@@ -78,11 +78,13 @@ impl Replays {
         self.by_session.remove(&session);
     }
 
+    /// Whether no session has one.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_session.is_empty()
+    }
+
     /// The session can take more.
     pub(super) fn wake(&mut self, session: u32) {
-        if self.by_session.is_empty() {
-            return;
-        }
         if let Some(waiting) = self.by_session.get_mut(&session).filter(|waiting| !waiting.ready) {
             waiting.ready = true;
             self.ready.push_back(session);
