@@ -31,13 +31,21 @@ pub struct Args {
 /// What all of them know.
 #[derive(Clone, Debug, Arguments)]
 pub struct Common {
-    /// Who is measured, in this order: weirmq, mosquitto, rumqttd, nats, floor, floor-each, all of them by "all", or
-    /// NAME=PATH for another build of weirmq. A peer that is not installed is left out
-    #[arg(long, value_delimiter = ',', default_value = "weirmq,mosquitto")]
-    pub peers: Vec<String>,
+    /// Who is measured, in this order: weirmq, mosquitto, rumqttd, nats, floor, floor-each, or NAME=PATH for another
+    /// build of weirmq; "all" is whoever is installed, with both floors. Default: all for the scenarios, weirmq for the
+    /// commands
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
     /// Where the results go for machines; default: a file in target/bench/
     #[arg(long)]
     pub json: Option<PathBuf>,
+}
+
+impl Common {
+    /// The peers that were asked for, or else this one.
+    pub fn peers(&self, otherwise: &str) -> Vec<String> {
+        if self.peers.is_empty() { vec![otherwise.to_owned()] } else { self.peers.clone() }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,6 +59,20 @@ pub enum Command {
         clients: u32,
         /// Seconds that are measured
         #[arg(long, default_value_t = 300)]
+        seconds: u64,
+    },
+    /// How cost grows: tables, drawings and exponents
+    Growth {
+        /// What grows, such as subscribers,filters: all curves whose names begin so; default: all
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        #[command(flatten)]
+        common: Common,
+        /// Runs at each point; the medians of them are reported
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// Seconds that each run measures
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=300))]
         seconds: u64,
     },
     /// The process that the peers floor and floor-each are

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Clients, Event};
-use super::figures::{Metrics, quantile};
+use super::figures::{Metrics, Outcome, quantile};
 use super::peers::Broker;
 use super::process::{Cpu, Memory};
 use super::scenario::{Backlog, Layout, Scenario};
@@ -26,7 +26,7 @@ const SYNCS: usize = 50;
 ///
 /// # Errors
 /// If the broker refuses, closes a connection or is gone.
-pub fn run(broker: &mut Broker, scenario: &Scenario, shape: &Backlog) -> Result<Metrics, Box<dyn Error>> {
+pub fn run(broker: &mut Broker, scenario: &Scenario, shape: &Backlog) -> Outcome {
     let layout = Layout::Backlog { publishers: shape.publishers };
     let mut metrics = Metrics::default();
     metrics.set("sync_us", sync_time(broker.folder())?);
@@ -119,7 +119,8 @@ fn ingest(
 fn drain(broker: &Broker, tally: &mut Tally, metrics: &mut Metrics) -> Result<(), Box<dyn Error>> {
     let cpu = Cpu::of(broker.pid())?;
     let start = Instant::now();
-    let mut clients = Clients::open_one(broker.port, &subscriber(Vec::new()))?;
+    let mut clients = Clients::none()?;
+    clients.open(broker.port, &subscriber(Vec::new()), None)?;
     let mut last = start;
     while tally.received < tally.sent() && last.elapsed() < QUIET {
         for Event { readable, .. } in clients.poll(Some(QUIET))? {

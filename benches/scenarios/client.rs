@@ -64,7 +64,7 @@ impl Clients {
         qos: u8,
         tls: Option<&Arc<ClientConfig>>,
     ) -> io::Result<Clients> {
-        let mut all = Clients::empty()?;
+        let mut all = Clients::none()?;
         all.links.reserve(clients.len());
         let start = Instant::now();
         // For each: how many answers it still waits for.
@@ -93,17 +93,11 @@ impl Clients {
         Ok(all)
     }
 
-    /// Begins to connect one client, whose CONNACK is for the caller to read with all that follows it.
+    /// Nobody yet.
     ///
     /// # Errors
-    /// The socket's.
-    pub fn open_one(port: u16, client: &Client) -> io::Result<Clients> {
-        let mut one = Clients::empty()?;
-        one.open(port, client, None)?;
-        Ok(one)
-    }
-
-    fn empty() -> io::Result<Clients> {
+    /// If there can be no event queue.
+    pub fn none() -> io::Result<Clients> {
         Ok(Clients {
             poll: Poll::new()?,
             events: Events::with_capacity(4096),
@@ -113,7 +107,11 @@ impl Clients {
         })
     }
 
-    fn open(&mut self, port: u16, client: &Client, tls: Option<&Arc<ClientConfig>>) -> io::Result<()> {
+    /// Begins to connect one client, whose CONNACK is for the caller to read with all that follows it.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn open(&mut self, port: u16, client: &Client, tls: Option<&Arc<ClientConfig>>) -> io::Result<()> {
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let tls = tls.map(|config| ClientConnection::new(config.clone(), name)).transpose();
         let tls = tls.map_err(io::Error::other)?.map(|mut tls| {

@@ -1,12 +1,11 @@
 //! A crowd: thousands of clients of many addresses, each with a topic of its own and a subscription to a neighbour's,
 //! each of which publishes once a second for minutes; evenly spread, and timed from the moment that a message was due.
 
-use std::error::Error;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Clients, Event};
-use super::figures::{self, Metrics};
+use super::figures::{self, Metrics, Outcome};
 use super::idle::address_of;
 use super::pace::Pace;
 use super::peers::Broker;
@@ -41,12 +40,7 @@ struct Crowd {
 ///
 /// # Errors
 /// If the broker refuses, or is gone.
-pub fn run(
-    broker: &Broker,
-    scenario: &Scenario,
-    number: usize,
-    window: Duration,
-) -> Result<Metrics, Box<dyn Error>> {
+pub fn run(broker: &Broker, scenario: &Scenario, number: usize, window: Duration) -> Outcome {
     let layout = Layout::Ring { clients: number };
     let before = Memory::of(broker.pid())?.resident;
     let client = |(i, filters)| Client {
@@ -58,15 +52,17 @@ pub fn run(
     let mut metrics = Metrics::default();
     metrics.set("connects_per_second", number as f64 / clients.took.as_secs_f64());
     metrics.set("bytes_per_connection", (Memory::of(broker.pid())?.resident - before) / number as f64);
-    let pace = Pace::start(&clients, BEAT)?;
     let head = |topic| wire::publish_head(&layout.topic(topic), scenario.qos, scenario.payload);
+    let heads = (0..number).map(head).collect();
+    let tally = Tally::new(layout, scenario.payload);
+    let pace = Pace::start(&clients, BEAT)?;
     let mut crowd = Crowd {
+        start: Instant::now(),
         clients,
         gone: vec![false; number],
-        heads: (0..number).map(head).collect(),
+        heads,
         payload: scenario.payload,
-        tally: Tally::new(layout, scenario.payload),
-        start: Instant::now(),
+        tally,
         took: Vec::with_capacity(number * window.as_secs() as usize),
         late: Vec::new(),
         beats: 0,

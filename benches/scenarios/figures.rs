@@ -1,6 +1,7 @@
 //! The figures of runs: what they are called, how they are written, and what several rounds of them come to.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,9 @@ use super::tally::Tally;
 /// The figures of one run, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(BTreeMap<&'static str, f64>);
+
+/// What comes of a run.
+pub type Outcome = Result<Metrics, Box<dyn Error>>;
 
 /// What went wrong with messages. Over rounds these are added up: a median would hide the one that lost something.
 pub const COUNTERS: [&str; 4] = ["lost", "duplicated", "reordered", "wrong"];
@@ -32,6 +36,8 @@ impl Metrics {
         self.set("duplicated", tally.duplicated as f64);
         self.set("reordered", tally.reordered as f64);
         self.set("wrong", tally.wrong as f64);
+        let faults = COUNTERS.iter().map(|counter| self.get(counter)).sum();
+        self.set("faults", faults);
     }
 
     pub fn to_json(&self) -> Value {
@@ -145,7 +151,7 @@ pub fn column(scenario: &Scenario, figure: &str) -> Option<&'static Column> {
 
 /// What the rounds of a figure come to.
 pub fn together(name: &str, values: Vec<f64>) -> f64 {
-    if COUNTERS.contains(&name) { values.iter().sum() } else { median(values) }
+    if name == "faults" || COUNTERS.contains(&name) { values.iter().sum() } else { median(values) }
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -1,12 +1,11 @@
 //! What connections cost that do nothing: resident memory of the broker's process for each (the kernel's socket buffers
 //! are not in it), how fast they come, and what the broker does while they are silent.
 
-use std::error::Error;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::client::{Client, Clients};
-use super::figures::Metrics;
+use super::figures::{Metrics, Outcome};
 use super::peers::Broker;
 use super::process::{Cpu, Memory};
 
@@ -26,7 +25,7 @@ pub fn address_of(client: usize) -> Ipv4Addr {
 ///
 /// # Errors
 /// If the broker refuses, closes a connection or is gone.
-pub fn run(broker: &Broker, connections: usize, window: Duration) -> Result<Metrics, Box<dyn Error>> {
+pub fn run(broker: &Broker, connections: usize, window: Duration) -> Outcome {
     let client = |i: usize| {
         let filters = vec![format!("devices/{i:05}/commands")];
         Client { source: Some(address_of(i)), ..Client::new(format!("device-{i:05}"), filters) }

@@ -1,11 +1,10 @@
 //! How long a message takes when the broker is not busy: a thousand a second, each to ten subscribers, timed from just
 //! before its write to just after the read that brought it. Both ends sleep in between, as clients do.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Clients, Event};
-use super::figures::{self, Metrics};
+use super::figures::{self, Metrics, Outcome};
 use super::pace::Pace;
 use super::peers::Broker;
 use super::process::{Cpu, Memory};
@@ -22,7 +21,7 @@ const DRAIN: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// If the broker refuses, closes a connection or is gone.
-pub fn run(broker: &Broker, scenario: &Scenario, window: Duration) -> Result<Metrics, Box<dyn Error>> {
+pub fn run(broker: &Broker, scenario: &Scenario, window: Duration) -> Outcome {
     let subscribers = LAYOUT.subscribers();
     let publisher = subscribers.len();
     let mut all: Vec<_> = subscribers

@@ -169,6 +169,11 @@ impl Link {
         self.sent = 0;
         Ok(())
     }
+
+    /// How much is to be sent that the socket has not taken.
+    pub fn unsent(&self) -> usize {
+        self.out.len() - self.sent
+    }
 }
 
 fn decrypt(tls: &mut ClientConnection, mut raw: &[u8], plain: &mut Vec<u8>) -> io::Result<()> {

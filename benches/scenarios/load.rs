@@ -1,14 +1,13 @@
 //! The load: publishers keep their windows full, subscribers check every message and acknowledge it, all in one thread
 //! around one event queue, so that the generator costs little beside the broker.
 
-use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Clients, Event};
-use super::figures::Metrics;
+use super::figures::{Metrics, Outcome};
 use super::peers::Broker;
 use super::process::{Cpu, Memory};
 use super::scenario::{Layout, Load, Scenario};
@@ -57,7 +56,7 @@ pub fn run(
     load: &Load,
     window: Duration,
     profile: Option<&Path>,
-) -> Result<Metrics, Box<dyn Error>> {
+) -> Outcome {
     let before = Memory::of(broker.pid())?;
     let clients = Clients::connect(broker.port, &clients_of(load.layout), scenario.qos, broker.tls.as_ref())?;
     let ready = Memory::of(broker.pid())?;

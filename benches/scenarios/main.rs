@@ -7,6 +7,7 @@ mod client;
 mod crowd;
 mod figures;
 mod floor;
+mod growth;
 mod idle;
 mod latency;
 mod link;
@@ -41,6 +42,8 @@ struct Plan<'a> {
     title: &'static str,
     scenarios: Vec<&'a Scenario>,
     common: &'a Common,
+    /// Who is measured if nobody is named.
+    otherwise: &'static str,
     rounds: u32,
     seconds: u64,
     profile: bool,
@@ -50,15 +53,26 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
         Some(Command::FloorServe { port, each }) => floor::serve(*port, *each).map_err(Into::into),
+        Some(Command::Growth { only, common, rounds, seconds }) => {
+            raise_descriptors().and_then(|()| growth::run(only, common, *rounds, *seconds))
+        }
         Some(Command::Crowd { common, clients, seconds }) => {
             let crowd = scenario::crowd(*clients as usize);
             let (rounds, seconds, profile) = (1, *seconds, false);
-            bench(&Plan { title: "crowd", scenarios: vec![&crowd], common, rounds, seconds, profile })
+            bench(&Plan {
+                title: "crowd",
+                scenarios: vec![&crowd],
+                common,
+                otherwise: "weirmq",
+                rounds,
+                seconds,
+                profile,
+            })
         }
         None => scenario::chosen(&args.only).map_err(Into::into).and_then(|scenarios| {
             let Args { rounds, seconds, profile, common, .. } = &args;
             let (rounds, seconds, profile) = (*rounds, *seconds, *profile);
-            bench(&Plan { title: "scenarios", scenarios, common, rounds, seconds, profile })
+            bench(&Plan { title: "scenarios", scenarios, common, otherwise: "all", rounds, seconds, profile })
         }),
     };
     match result {
@@ -73,7 +87,7 @@ fn main() -> ExitCode {
 fn bench(args: &Plan<'_>) -> Result<(), Box<dyn Error>> {
     raise_descriptors()?;
     let scenarios = &args.scenarios;
-    let peers = peers::chosen(&args.common.peers)?;
+    let peers = peers::chosen(&args.common.peers(args.otherwise))?;
     let plan: Vec<_> = scenarios
         .iter()
         .flat_map(|scenario| (1..=args.rounds).map(move |round| (scenario, round)))
@@ -108,12 +122,7 @@ fn bench(args: &Plan<'_>) -> Result<(), Box<dyn Error>> {
 }
 
 /// One measurement of one broker, started afresh.
-fn run(
-    scenario: &Scenario,
-    peer: &Peer,
-    args: &Plan<'_>,
-    round: u32,
-) -> Result<figures::Metrics, Box<dyn Error>> {
+fn run(scenario: &Scenario, peer: &Peer, args: &Plan<'_>, round: u32) -> figures::Outcome {
     let mut broker = Broker::start(peer, &scenario.setup())?;
     let seconds = Duration::from_secs(args.seconds);
     let profile = args.profile.then(|| report::profile_path(scenario.name, &peer.name, round)).transpose()?;

@@ -125,10 +125,11 @@ impl<'a> Report<'a> {
             for target in targets::of(scenario) {
                 if let Some((measured, met)) = self.measured(scenario, target) {
                     let write = match target.than {
-                        Than::Nothing => figures::column(scenario, target.figure).map(|(.., write)| *write),
-                        _ => None,
+                        Than::Nothing => figures::column(scenario, target.figure)
+                            .map_or(figures::whole as fn(f64) -> String, |(.., write)| *write),
+                        Than::Peer(_) | Than::Best => figures::digits,
                     };
-                    let measured = write.unwrap_or(figures::digits)(measured);
+                    let measured = write(measured);
                     let met = if met { "met" } else { "**missed**" };
                     let goal = target.text(scenario);
                     let _ = writeln!(rows, "| {} | {goal} | {measured} | {met} |", scenario.name);

@@ -61,7 +61,7 @@ pub struct Backlog {
 }
 
 /// As many messages as the broker delivers, with so many outstanding.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub layout: Layout,
     /// How many publishes of one publisher may not have reached all their takers yet.
