@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::auth::passwd::PasswdArgs;
 use crate::client::{PubArgs, SubArgs};
 use crate::dev_certs::DevCertsArgs;
 use crate::offline::StoreArgs;
@@ -45,6 +46,8 @@ pub enum Command {
     Sub(Box<SubArgs>),
     /// Write a test CA, a server and a client certificate
     DevCerts(DevCertsArgs),
+    /// Add a user to a password file, or change or remove one
+    Passwd(PasswdArgs),
     /// Look into a data folder on which no broker runs, take out what it holds, put it into another
     Store(StoreArgs),
 }

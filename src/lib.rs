@@ -47,6 +47,7 @@
 
 pub mod acl;
 pub mod arguments;
+pub mod auth;
 pub mod broker;
 pub mod client;
 pub mod clock;

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use clap::Parser;
 use weirmq::arguments::{Arguments, Command, ServeArgs};
+use weirmq::auth::{Auth, passwd};
 use weirmq::config::Config;
 use weirmq::{client, dev_certs, logging, offline, server};
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => client::run_pub(*args),
         Command::Sub(args) => client::run_sub(*args),
         Command::DevCerts(args) => dev_certs::run(&args, SystemTime::now()),
+        Command::Passwd(args) => passwd::run(&args),
         Command::Store(args) => offline::run(&args, (Instant::now(), SystemTime::now())),
     }
 }
@@ -59,6 +61,7 @@ fn loader(args: &ServeArgs) -> server::Load {
     let steps = i16::from(args.verbose) - i16::from(args.quiet);
     Arc::new(move || {
         let mut config = Config::load(&files, std::env::vars_os())?;
+        Auth::check(&config)?;
         config.log.level = logging::shifted(config.log.level, steps);
         Ok(config)
     })

@@ -14,18 +14,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
+use crate::auth::{Auth, Clocks, Done};
 use crate::broker::outbox::Credits;
 use crate::broker::restore::distribute;
 use crate::broker::retained::RetainedLimits;
 use crate::broker::shard::{Shard, ShardSettings};
 use crate::broker::shared::Shared;
-use crate::config::{Bind, Config};
+use crate::config::{Bind, Config, ConfigError, ListenerConfig};
 use crate::limits::Limits;
 use crate::message::PeerId;
 use crate::net::admission::Admission;
@@ -48,6 +49,8 @@ pub enum ServerError {
     Listen(Bind, io::Error),
     /// A listener's TLS cannot be set up: which key of the configuration, and why.
     Tls(Bind, String),
+    /// Who may connect cannot be said: a file of users cannot be used.
+    Auth(ConfigError),
     /// The data folder cannot be used.
     Data(String),
     /// The store failed for good: nothing that waits for it was acknowledged.
@@ -72,6 +75,7 @@ impl fmt::Display for ServerError {
             }
             ServerError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             ServerError::Tls(address, detail) => write!(f, "cannot serve TLS on {address}: {detail}"),
+            ServerError::Auth(error) => write!(f, "{error}"),
             ServerError::Data(error) => write!(f, "{error}"),
             ServerError::Store(error) => write!(f, "the store failed: {error}"),
             ServerError::System(error) => write!(f, "cannot start: {error}"),
@@ -89,6 +93,7 @@ pub struct Server {
     config: Config,
     addresses: Vec<SocketAddr>,
     doors: Doors,
+    auth: Arc<Auth>,
     admission: Arc<Admission>,
     shared: Arc<Shared>,
     /// The way to each shard.
@@ -121,7 +126,10 @@ impl Server {
         let failed = move |error| drop(failed.send(ServerError::Store(error)));
         let Opened { handles, restored, data } = data::open(&config, &bells, failed)?;
         let admission = Arc::new(Admission::new(&config.limits));
-        let (doors, listeners) = Doors::open(&config.listeners, inherited, admission.clone())?;
+        let clocks = Clocks { now: Instant::now, wall: SystemTime::now };
+        let auth = Arc::new(Auth::start(&config, clocks).map_err(ServerError::Auth)?);
+        warn_of_open_passwords(&config);
+        let (doors, listeners) = Doors::open(&config.listeners, inherited, admission.clone(), auth.clone())?;
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(retained_limits(&config.limits)));
         let mut server = Server {
@@ -132,6 +140,7 @@ impl Server {
             shared: shared.clone(),
             senders: senders.clone(),
             doors,
+            auth,
             admission,
             stop,
             ended,
@@ -227,6 +236,11 @@ impl Server {
         &self.addresses
     }
 
+    /// What has been worked out to know who clients are.
+    pub fn auth_work(&self) -> Done {
+        self.auth.done()
+    }
+
     /// The counters of each shard.
     pub fn stats(&self) -> &[Arc<Stats>] {
         &self.stats
@@ -274,6 +288,17 @@ impl Drop for Server {
 
 fn retained_limits(limits: &Limits) -> RetainedLimits {
     RetainedLimits { messages: limits.retained_messages, bytes: limits.retained_bytes }
+}
+
+/// Passwords that anybody on the way can read are worth a word at each start.
+fn warn_of_open_passwords(config: &Config) {
+    let is_open = |listener: &&ListenerConfig| match &listener.bind {
+        Bind::Tcp(address) => listener.tls.is_none() && !address.ip().is_loopback(),
+        Bind::Unix { .. } => false,
+    };
+    for listener in config.listeners.iter().filter(is_open).filter(|_| config.auth.has_users()) {
+        warn!(address = %listener.bind, "passwords cross the network unencrypted: this listener has no TLS");
+    }
 }
 
 /// What all shards are started with.

@@ -321,14 +321,14 @@ fn what_makes_no_sense_together_is_an_error_with_a_place() {
         ),
         (
             "[[listener]]\nbind = \"127.0.0.1:1883\"",
-            "weirmq.toml:1:1: listener[0].allow_anonymous: nobody could log in at 127.0.0.1:1883, for this version \
-             knows no passwords: write `allow_anonymous = true` to let in every local user"
+            "weirmq.toml:1:1: listener[0].allow_anonymous: nobody could log in at 127.0.0.1:1883: write \
+             `password_file` in [auth], or here `allow_anonymous = true` to let in every local user"
                 .to_owned(),
         ),
         (
             "[[listener]]\nbind = \"0.0.0.0:1883\"\nallow_anonymous = false",
-            "weirmq.toml:3:19: listener[0].allow_anonymous: nobody could log in at 0.0.0.0:1883, …\
-             write `allow_anonymous = true` to let in everyone who can reach it"
+            "weirmq.toml:3:19: listener[0].allow_anonymous: nobody could log in at 0.0.0.0:1883: …\
+             `allow_anonymous = true` to let in everyone who can reach it"
                 .to_owned(),
         ),
         (
@@ -341,7 +341,10 @@ fn what_makes_no_sense_together_is_an_error_with_a_place() {
             "[[queue]]\nfilter = \"a\"\n[[queue]]\nfilter = \"a\"",
             "weirmq.toml:4:10: queue[1].filter: there is a rule for this filter already".to_owned(),
         ),
-        ("[[share]]\ngroup = \"a\"", "weirmq.toml:1:1: share[0]: a rule needs `group` and `strategy`".to_owned()),
+        (
+            "[[share]]\ngroup = \"a\"",
+            "weirmq.toml:1:1: share[0]: a rule needs `group` and `strategy`".to_owned(),
+        ),
     ];
     for (text, expected) in table {
         assert_reads(&error_of(text), &expected, text);

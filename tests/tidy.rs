@@ -56,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["limits", "protocol", "acl"]),
+    ("auth", &["config", "principal", "protocol"]),
     ("logging", &["config"]),
     (
         "net",
@@ -70,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "escaped",
             "principal",
             "acl",
+            "auth",
         ],
     ),
     ("client", &["protocol", "escaped"]),
@@ -78,11 +80,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "broker", "config", "limits", "message", "net", "meter", "target", "stats", "store", "clock",
-            "logging", "acl",
+            "logging", "acl", "auth",
         ],
     ),
     ("offline", &["protocol", "message", "meter", "target", "limits", "session", "store", "clock"]),
-    ("arguments", &["offline", "client", "dev_certs"]),
+    ("arguments", &["offline", "client", "dev_certs", "auth"]),
 ];
 
 /// Where the runtime and the clock may be named.

@@ -103,6 +103,7 @@ fn tls(certificates: Vec<CertificateFiles>) -> TlsConfig {
         client_crl: None,
         require_client_cert: false,
         min_version: TlsVersion::V1_2,
+        identity_from: None,
     }
 }
 

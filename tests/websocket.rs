@@ -277,6 +277,7 @@ fn wss_carries_mqtt_and_agrees_on_http_in_alpn_alone() {
         client_ca: None,
         client_crl: None,
         require_client_cert: false,
+        identity_from: None,
         min_version: TlsVersion::V1_3,
     };
     let (_server, plain, web) = serve_both(|config| config.listeners[1].tls = Some(tls));

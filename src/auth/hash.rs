@@ -109,12 +109,24 @@ impl Hash {
         Ok(hash)
     }
 
-    /// Makes one of argon2id.
+    /// Makes one as they are written today.
     ///
     /// # Errors
-    /// If the parameters or the memory for it cannot be had.
+    /// If argon2 refuses it.
     pub fn make(password: &[u8], salt: [u8; 16]) -> Result<Hash, String> {
-        let params = Params::new(MEMORY, 1, 1, Some(32)).map_err(|error| error.to_string())?;
+        Hash::argon2id(password, salt, (MEMORY, 1, 1))
+    }
+
+    /// Makes one of argon2id with this memory in KiB, so many passes and lanes.
+    ///
+    /// # Errors
+    /// If argon2 refuses it.
+    pub fn argon2id(
+        password: &[u8],
+        salt: [u8; 16],
+        (memory, passes, lanes): (u32, u32, u32),
+    ) -> Result<Hash, String> {
+        let params = Params::new(memory, passes, lanes, Some(32)).map_err(|error| error.to_string())?;
         let mut hash = Hash { kind: Kind::Argon2id(params), salt: salt.into(), hash: [0; 32].into() };
         hash.hash = hash.of(password, &mut Workspace::default()).ok_or("argon2 refuses it")?;
         Ok(hash)
@@ -226,7 +238,9 @@ fn costs_of(text: &str, len: usize) -> Result<Params, String> {
     let mut parts = text.split(',');
     let mut cost = |name: &str| -> Result<u32, String> {
         let value = parts.next().and_then(|part| part.strip_prefix(name)?.strip_prefix('='));
-        value.and_then(|value| value.parse().ok()).ok_or_else(|| format!("the cost {name} of argon2 is missing"))
+        value
+            .and_then(|value| value.parse().ok())
+            .ok_or_else(|| format!("the cost {name} of argon2 is missing"))
     };
     let (m, t, p) = (cost("m")?, cost("t")?, cost("p")?);
     if parts.next().is_some() {
@@ -246,7 +260,8 @@ mod tests {
     use super::*;
 
     // Made by mosquitto_passwd 2.0.11: `secret`.
-    const PBKDF2: &str = "$7$101$3llQlqSnmH6gboCm$1tVoz8kvZbp62Gq37SZ8Byu0KXB6hU8bUaegqwyAOrcnJ/eVL+798WJ8bKBmreYwkXhOvHFn/yrMRq3bUmRfZA==";
+    const PBKDF2: &str = "$7$101$3llQlqSnmH6gboCm$1tVoz8kvZbp62Gq37SZ8Byu0KXB6hU8bUaegqwyAOrcnJ/\
+                        eVL+798WJ8bKBmreYwkXhOvHFn/yrMRq3bUmRfZA==";
     // Made by the reference implementation's `argon2`: `secret`, cheap.
     const ARGON2: &str = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$";
 
@@ -303,8 +318,18 @@ mod tests {
             assert!(error.contains(says), "{text}: {error}");
         }
         for text in [
-            "", "secret", "$", "$6", "$6$", "$6$c29tZXNhbHRz", "$6$c29tZXNhbHRz$", "$6$c29tZXNhbHRz$AAAA",
-            "$7$0$c29tZXNhbHRz$AAAA", "$7$99999999$c29tZXNhbHRz$AAAA", "$5$a$b", "$argon2id$v=19",
+            "",
+            "secret",
+            "$",
+            "$6",
+            "$6$",
+            "$6$c29tZXNhbHRz",
+            "$6$c29tZXNhbHRz$",
+            "$6$c29tZXNhbHRz$AAAA",
+            "$7$0$c29tZXNhbHRz$AAAA",
+            "$7$99999999$c29tZXNhbHRz$AAAA",
+            "$5$a$b",
+            "$argon2id$v=19",
         ] {
             assert!(Hash::parse(text).is_err(), "{text}");
         }

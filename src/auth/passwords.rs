@@ -1,13 +1,13 @@
 //! A password file: who there is, and the hash of each password. Whatever is odd in it makes it unusable, with the line
 //! that is wrong: half of a file must not become all of the users.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hashbrown::HashMap;
 use ring::hmac;
 use ring::rand::SystemRandom;
 
@@ -60,7 +60,8 @@ impl Passwords {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (user, hash) = line.split_once(':').ok_or_else(|| wrong("no colon: not user:hash".to_owned()))?;
+            let (user, hash) =
+                line.split_once(':').ok_or_else(|| wrong("no colon: not user:hash".to_owned()))?;
             check_user(user).map_err(wrong)?;
             let hash = Hash::parse(hash).map_err(wrong)?;
             if users.insert(user.into(), hash).is_some() {
@@ -182,7 +183,8 @@ pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, ConfigError> {
 mod tests {
     use super::*;
 
-    const HASH: &str = "$7$101$3llQlqSnmH6gboCm$1tVoz8kvZbp62Gq37SZ8Byu0KXB6hU8bUaegqwyAOrcnJ/eVL+798WJ8bKBmreYwkXhOvHFn/yrMRq3bUmRfZA==";
+    const HASH: &str = "$7$101$3llQlqSnmH6gboCm$1tVoz8kvZbp62Gq37SZ8Byu0KXB6hU8bUaegqwyAOrcnJ/\
+                        eVL+798WJ8bKBmreYwkXhOvHFn/yrMRq3bUmRfZA==";
 
     fn error(text: &str) -> (usize, String) {
         match Passwords::parse(text.as_bytes()) {
@@ -205,7 +207,14 @@ mod tests {
             assert_eq!(error(text), (0, "no user in it".to_owned()));
         }
         for line in [
-            "ann", "ann:", ":x", "ann:secret", "ann:$6$", " ann:x", "a\tb:x", "ann:$7$101$3llQlqSnmH6gboCm$1tVoz8k",
+            "ann",
+            "ann:",
+            ":x",
+            "ann:secret",
+            "ann:$6$",
+            " ann:x",
+            "a\tb:x",
+            "ann:$7$101$3llQlqSnmH6gboCm$1tVoz8k",
         ] {
             assert_eq!(error(&format!("ok:{HASH}\n{line}\nend:{HASH}\n")).0, 2, "{line}");
         }

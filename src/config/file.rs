@@ -10,7 +10,7 @@ use super::values::{
     Address, Carrier, FileMode, Filter, Group, KeepAlive, Name, Number, Origin, Proxies, Size, Time,
     TimeOrNever,
 };
-use super::{LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode, TlsVersion};
+use super::{IdentityFrom, JwtAlgorithm, LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode, TlsVersion};
 use crate::limits::{Overflow, Strategy};
 
 const MIB: u64 = 1 << 20;
@@ -40,6 +40,7 @@ pub(super) struct Settings {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: Option<StoreSettings>,
     pub(super) listener: Option<Vec<ListenerSettings>>,
+    pub(super) auth: Option<AuthSettings>,
     pub(super) limits: Option<LimitsSettings>,
     pub(super) session: Option<SessionSettings>,
     pub(super) queue: Option<Vec<QueueSettings>>,
@@ -73,6 +74,29 @@ pub(super) struct TlsSettings {
     pub(super) client_crl: Option<PathBuf>,
     pub(super) require_client_cert: Option<bool>,
     pub(super) min_version: Option<Name<TlsVersion>>,
+    pub(super) identity_from: Option<Name<IdentityFrom>>,
+}
+
+/// `[auth]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct AuthSettings {
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) threads: Option<Number<usize, 1, 16>>,
+    pub(super) max_wait: Option<Time<100, { 600 * SECOND }>>,
+    pub(super) failure_delay: Option<Time<0, { 60 * SECOND }>>,
+    pub(super) jwt: Option<JwtSettings>,
+}
+
+/// `[auth.jwt]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct JwtSettings {
+    pub(super) algorithm: Option<Name<JwtAlgorithm>>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) user_claim: Option<String>,
+    pub(super) issuer: Option<String>,
+    pub(super) audience: Option<String>,
 }
 
 /// An element of `certificates`

@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use ::config::{File, FileFormat};
 
 use super::file::{
-    LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings, StoreSettings, TlsSettings,
+    AuthSettings, JwtSettings, LimitsSettings, ListenerSettings, QueueSettings, Settings, ShareSettings,
+    StoreSettings, TlsSettings,
 };
 use super::network::Network;
 use super::source::Source;
 use super::values::{Address, Carrier};
 use super::{
-    Bind, CertificateFiles, Config, ConfigError, ListenerConfig, StoreConfig, TlsConfig, WebSocketConfig,
-    certificates,
+    AuthConfig, Bind, CertificateFiles, Config, ConfigError, JwtConfig, ListenerConfig, StoreConfig,
+    TlsConfig, WebSocketConfig, certificates,
 };
 use crate::limits::{Limits, QueueRule, ShareRule};
 
@@ -90,8 +91,11 @@ impl Layers {
         if let Some(expiry) = settings.session.and_then(|session| session.max_expiry) {
             config.limits.session_expiry_max = expiry.0;
         }
+        if let Some(auth) = settings.auth {
+            config.auth = self.auth(auth)?;
+        }
         if let Some(listeners) = settings.listener {
-            config.listeners = self.listeners(listeners)?;
+            config.listeners = self.listeners(listeners, config.auth.has_users())?;
         }
         config.queues = self.queues(settings.queue.unwrap_or_default())?;
         config.shared_subscriptions = self.shares(settings.share.unwrap_or_default())?;
@@ -119,13 +123,37 @@ impl Layers {
         Ok(config)
     }
 
-    fn listeners(&self, settings: Vec<ListenerSettings>) -> Result<Vec<ListenerConfig>, ConfigError> {
+    fn auth(&self, settings: AuthSettings) -> Result<AuthConfig, ConfigError> {
+        let default = AuthConfig::default();
+        Ok(AuthConfig {
+            password_file: settings.password_file,
+            threads: settings.threads.map_or(default.threads, |threads| threads.0),
+            max_wait: settings.max_wait.map_or(default.max_wait, |longest| longest.0),
+            failure_delay: settings.failure_delay.map_or(default.failure_delay, |delay| delay.0),
+            jwt: settings.jwt.map(|jwt| self.jwt(jwt)).transpose()?,
+        })
+    }
+
+    fn jwt(&self, settings: JwtSettings) -> Result<JwtConfig, ConfigError> {
+        let (Some(algorithm), Some(key)) = (settings.algorithm, settings.key) else {
+            return Err(self.error("auth.jwt", "tokens need `algorithm` and `key`"));
+        };
+        let user_claim = settings.user_claim.unwrap_or_else(|| "sub".to_owned());
+        let (issuer, audience) = (settings.issuer, settings.audience);
+        Ok(JwtConfig { algorithm: algorithm.0, key, user_claim, issuer, audience })
+    }
+
+    fn listeners(
+        &self,
+        settings: Vec<ListenerSettings>,
+        has_users: bool,
+    ) -> Result<Vec<ListenerConfig>, ConfigError> {
         if settings.is_empty() {
             return Err(self.error("listener", "a broker needs at least one listener"));
         }
         let mut listeners = Vec::<ListenerConfig>::with_capacity(settings.len());
         for (index, settings) in settings.into_iter().enumerate() {
-            let listener = self.listener(&format!("listener[{index}]"), settings)?;
+            let listener = self.listener(&format!("listener[{index}]"), settings, has_users)?;
             if let Some(other) = listeners.iter().position(|other| collide(&other.bind, &listener.bind)) {
                 let reason = format!("{} is bound by listener[{other}] already", listener.bind);
                 return Err(self.error(&format!("listener[{index}].bind"), reason));
@@ -135,7 +163,12 @@ impl Layers {
         Ok(listeners)
     }
 
-    fn listener(&self, path: &str, mut settings: ListenerSettings) -> Result<ListenerConfig, ConfigError> {
+    fn listener(
+        &self,
+        path: &str,
+        mut settings: ListenerSettings,
+        has_users: bool,
+    ) -> Result<ListenerConfig, ConfigError> {
         let Some(address) = settings.bind.take() else {
             return Err(self.error(path, "`bind` is missing, such as bind = \"127.0.0.1:1883\""));
         };
@@ -148,7 +181,10 @@ impl Layers {
                 Bind::Unix { path, mode: settings.socket_mode.map_or(0o660, |mode| mode.0) }
             }
         };
-        if !settings.allow_anonymous.unwrap_or(false) {
+        let tls = settings.tls.take().map(|tls| self.tls(&format!("{path}.tls"), tls)).transpose()?;
+        let allow_anonymous = settings.allow_anonymous.unwrap_or(false);
+        let is_certified = tls.as_ref().is_some_and(|tls| tls.identity_from.is_some());
+        if !allow_anonymous && !has_users && !is_certified {
             let open = match &bind {
                 Bind::Tcp(address) if address.ip().is_loopback() => "every local user",
                 Bind::Tcp(_) => "everyone who can reach it",
@@ -157,8 +193,8 @@ impl Layers {
             return Err(self.error(
                 &format!("{path}.allow_anonymous"),
                 format_args!(
-                    "nobody could log in at {bind}, for this version knows no passwords: \
-                     write `allow_anonymous = true` to let in {open}"
+                    "nobody could log in at {bind}: write `password_file` in [auth], or here \
+                     `allow_anonymous = true` to let in {open}"
                 ),
             ));
         }
@@ -166,11 +202,11 @@ impl Layers {
         let proxies = self.proxies(path, &bind, &mut settings)?;
         Ok(ListenerConfig {
             bind,
-            allow_anonymous: true,
+            allow_anonymous,
             max_connections: settings.max_connections.map_or(0, |most| most.0),
             websocket,
             proxies,
-            tls: settings.tls.map(|tls| self.tls(&format!("{path}.tls"), tls)).transpose()?,
+            tls,
         })
     }
 
@@ -252,9 +288,14 @@ impl Layers {
             };
             read.map_err(|reason| self.error(&format!("{path}.client_crl"), reason))?;
         }
+        if settings.identity_from.is_some() && settings.client_ca.is_none() {
+            let reason = "needs `client_ca`, for it is the certificate of a client that is meant";
+            return Err(self.error(&format!("{path}.identity_from"), reason));
+        }
+        let identity_from = settings.identity_from.map(|from| from.0);
         let min_version = settings.min_version.map(|version| version.0).unwrap_or_default();
         let TlsSettings { client_ca, client_crl, .. } = settings;
-        Ok(TlsConfig { certificates, client_ca, client_crl, require_client_cert, min_version })
+        Ok(TlsConfig { certificates, client_ca, client_crl, require_client_cert, identity_from, min_version })
     }
 
     fn certificate(

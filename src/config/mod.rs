@@ -32,6 +32,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where clients connect; at least one.
     pub listeners: Vec<ListenerConfig>,
+    /// Who may connect.
+    pub auth: AuthConfig,
     /// The bounds that the broker keeps.
     pub limits: Limits,
     /// How share groups pick a member; always ends in a rule for `*`.
@@ -52,11 +54,73 @@ impl Default for Config {
             data_dir: PathBuf::from("./weirmq-data"),
             store: StoreConfig::default(),
             listeners: vec![ListenerConfig::default()],
+            auth: AuthConfig::default(),
             limits: Limits::default(),
             shared_subscriptions: vec![ShareRule::default()],
             queues: vec![QueueRule::default()],
             sys_interval: Duration::from_secs(10),
             log: LogConfig::default(),
+        }
+    }
+}
+
+/// Who may connect, and what it may cost to find out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// The users and the hashes of their passwords.
+    pub password_file: Option<PathBuf>,
+    /// Threads that check passwords, at least one.
+    pub threads: usize,
+    /// How long a client may wait for one of them before it is told to come later.
+    pub max_wait: Duration,
+    /// How long the first failure of an address and user is told late; each further one doubles it, up to eight times.
+    pub failure_delay: Duration,
+    /// Whose tokens are taken for passwords.
+    pub jwt: Option<JwtConfig>,
+}
+
+/// JSON Web Tokens: whose are taken, and what in them counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtConfig {
+    /// The one way of signing that counts.
+    pub algorithm: JwtAlgorithm,
+    /// The file of the secret, or of the public key (PEM).
+    pub key: PathBuf,
+    /// The claim that names the user.
+    pub user_claim: String,
+    /// What a token must name as its issuer (`iss`), if that counts.
+    pub issuer: Option<String>,
+    /// For whom a token must be (`aud`), if that counts.
+    pub audience: Option<String>,
+}
+
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JwtAlgorithm {
+    /// HMAC with SHA-256: by a secret that the broker has as well.
+    Hs256,
+    /// RSA (PKCS #1 v1.5) with SHA-256.
+    Rs256,
+    /// ECDSA on the curve P-256 with SHA-256.
+    Es256,
+}
+
+impl AuthConfig {
+    /// Whether a client can prove who it is by what it says in CONNECT.
+    pub fn has_users(&self) -> bool {
+        self.password_file.is_some() || self.jwt.is_some()
+    }
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        AuthConfig {
+            password_file: None,
+            threads: cores.clamp(1, 4),
+            max_wait: Duration::from_secs(10),
+            failure_delay: Duration::from_secs(1),
+            jwt: None,
         }
     }
 }
@@ -171,6 +235,8 @@ pub struct TlsConfig {
     pub require_client_cert: bool,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
+    /// What of a client's certificate is its user name; only ever with `client_ca`.
+    pub identity_from: Option<IdentityFrom>,
 }
 
 /// A version of TLS.
@@ -181,6 +247,15 @@ pub enum TlsVersion {
     V1_2,
     /// 1.3
     V1_3,
+}
+
+/// What of a certificate names the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityFrom {
+    /// The common name of its subject.
+    Cn,
+    /// The first DNS name among its subject's alternative names.
+    San,
 }
 
 impl TlsConfig {

@@ -24,8 +24,13 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// An error that belongs to no place and no setting.
-    pub(super) fn new(reason: impl fmt::Display) -> Self {
+    pub fn new(reason: impl fmt::Display) -> Self {
         ConfigError { place: None, key: None, reason: reason.to_string() }
+    }
+
+    /// An error at a place in one of the files that the configuration names.
+    pub fn at(place: String, reason: impl fmt::Display) -> Self {
+        ConfigError { place: Some(place), key: None, reason: reason.to_string() }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use tracing::level_filters::LevelFilter;
 
 use super::network::Network;
-use super::{LogFormat, SyncMode, TlsVersion};
+use super::{IdentityFrom, JwtAlgorithm, LogFormat, SyncMode, TlsVersion};
 use crate::limits::{Overflow, Strategy};
 use crate::protocol::topic;
 
@@ -234,6 +234,15 @@ impl Named for LevelFilter {
 impl Named for SyncMode {
     const NAMES: &'static [(&'static str, Self)] =
         &[("always", SyncMode::Always), ("os", SyncMode::Os), ("off", SyncMode::Off)];
+}
+
+impl Named for IdentityFrom {
+    const NAMES: &'static [(&'static str, Self)] = &[("cn", IdentityFrom::Cn), ("san", IdentityFrom::San)];
+}
+
+impl Named for JwtAlgorithm {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("HS256", JwtAlgorithm::Hs256), ("RS256", JwtAlgorithm::Rs256), ("ES256", JwtAlgorithm::Es256)];
 }
 
 impl Named for LogFormat {

@@ -1,5 +1,6 @@
 //! From a new socket to a judged CONNECT: TLS where the listener speaks it, one whole packet, and the decision where
-//! the session lives. One deadline covers all of it. Whoever is refused here has touched no session.
+//! the session lives. One deadline covers all of it but the check of a password, which has its own. Whoever is refused
+//! here has touched no session.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,12 +10,15 @@ use std::task::{Context, Poll, ready};
 
 use rustls::crypto::ring::default_provider;
 use tokio::io::ReadBuf;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info};
 
+use crate::auth::{Attempt, certificate};
 use crate::message::PeerId;
 use crate::outbound::Outbound;
 use crate::principal::Principal;
+use crate::protocol::packet::Version;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 use super::admission::Permit;
@@ -56,7 +60,17 @@ struct Entrance {
     heard: bool,
 }
 
-/// A CONNECT that may be put before a shard.
+/// A CONNECT that may be put before a shard, once its client has proved who it is.
+struct Asked {
+    size: usize,
+    assigned: Option<String>,
+    attempt: Attempt,
+    /// In which form it is told that it is refused.
+    told_in: Option<Version>,
+    home: PeerId,
+}
+
+/// A client that has proved who it is.
 struct Accepted {
     size: usize,
     permit: Permit,
@@ -89,18 +103,22 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
     let deadline = Instant::now() + shell.limits().connect_timeout;
     let introduced = introduction::run(&door, stream, address, deadline).await;
     let Some((stream, address, first)) = introduced else { return };
-    let (_place, evicted) = door.gate.enter(address);
+    let (place, evicted) = door.gate.enter(address);
     let transport = match door.transport() {
         Ok(transport) => transport,
         Err(error) => return info!(%address, %error, "refused"),
     };
     let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false };
     let outcome = tokio::select! {
-        outcome = timeout_at(deadline, entrance.connect(&shell, &door, &first)) => outcome,
+        outcome = timeout_at(deadline, entrance.connect(&shell, &door, &first, address)) => outcome,
         _ = evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
     };
     match outcome {
-        Ok(Ok(accepted)) => entrance.bring_home(&shell, accepted, address, (door, doorway)),
+        Ok(Ok(asked)) => {
+            // Whoever has said all that it had to say is not one that dawdles, however long its password takes.
+            drop(place);
+            entrance.authenticate(&shell, asked, address, (door, doorway)).await;
+        }
         Ok(Err(failure)) => entrance.end(failure, address).await,
         Err(_) => info!(%address, reason = "no CONNECT within the time limit", "refused"),
     }
@@ -108,7 +126,13 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
 
 impl Entrance {
     /// Reads up to a CONNECT, and judges it.
-    async fn connect(&mut self, shell: &Shell, door: &Door, first: &[u8]) -> Result<Accepted, Failure> {
+    async fn connect(
+        &mut self,
+        shell: &Shell,
+        door: &Door,
+        first: &[u8],
+        address: Peer,
+    ) -> Result<Asked, Failure> {
         if !first.is_empty() {
             self.heard = true;
             let decoded = self.transport.decode(first, &mut self.received);
@@ -125,8 +149,7 @@ impl Entrance {
             }
             self.read(shell).await?;
         };
-        let connect = refusal::judge(&self.received[..size], &shell.limits(), door.allow_anonymous)
-            .map_err(Failure::Refused)?;
+        let connect = refusal::judge(&self.received[..size], &shell.limits()).map_err(Failure::Refused)?;
         let refuse = |reason, detail: &'static str| {
             Failure::Refused(Refusal::of(&connect, ProtocolError::new(reason, detail)))
         };
@@ -137,11 +160,65 @@ impl Entrance {
             _ => None,
         };
         let home = shell.lanes.home(assigned.as_deref().unwrap_or(connect.client_id));
-        let permit = door
-            .gate
-            .connect()
-            .ok_or_else(|| refuse(ReasonCode::ServerBusy, "the connections are at their limit"))?;
-        Ok(Accepted { size, permit, assigned, principal: Principal::ANONYMOUS, home })
+        let told_in =
+            Refusal::of(&connect, ProtocolError::new(ReasonCode::BadUserNameOrPassword, "")).told_in;
+        let certified = match door.identity_from.zip(self.certificate()) {
+            Some((from, certificate)) => Some(certificate::identity(certificate, from).ok_or_else(|| {
+                refuse(ReasonCode::NotAuthorized, "the certificate does not name one user")
+            })?),
+            None => None,
+        };
+        let attempt = Attempt {
+            user: connect.username.map(Into::into),
+            password: connect.password.map(Into::into),
+            certified: certified.map(Into::into),
+            allow_anonymous: door.allow_anonymous,
+            address: address.ip(),
+        };
+        Ok(Asked { size, assigned, attempt, told_in, home })
+    }
+
+    /// The client's own certificate, DER.
+    fn certificate(&self) -> Option<&[u8]> {
+        self.transport.tls()?.peer_certificates()?.first().map(AsRef::as_ref)
+    }
+
+    /// Has it proved who the client is, and brings it in, or tells it that it does not come in.
+    async fn authenticate(
+        self,
+        shell: &Rc<Shell>,
+        asked: Asked,
+        address: Peer,
+        (door, doorway): (Arc<Door>, Doorway),
+    ) {
+        let Asked { size, assigned, attempt, told_in, home } = asked;
+        let (answer, answered) = oneshot::channel();
+        // Whoever has gone meanwhile needs no answer.
+        let verdict = match door.auth.judge(attempt, move |verdict| drop(answer.send(verdict))) {
+            Some(verdict) => Ok(verdict),
+            None => answered.await,
+        };
+        // The threads are gone with the server.
+        let Ok(verdict) = verdict else { return };
+        let error = match verdict {
+            Ok(mut principal) => match door.gate.connect() {
+                Some(permit) => {
+                    principal.local = door.allow_anonymous && door.is_local();
+                    let accepted = Accepted { size, permit, assigned, principal, home };
+                    return self.bring_home(shell, accepted, address, (door, doorway));
+                }
+                None => ProtocolError::new(ReasonCode::ServerBusy, "the connections are at their limit"),
+            },
+            Err(refused) => {
+                let (_place, evicted) = door.gate.enter(address);
+                tokio::select! {
+                    () = sleep(refused.delay) => {}
+                    _ = evicted => {}
+                }
+                ProtocolError::new(refused.reason, refused.detail)
+            }
+        };
+        self.end(Failure::Refused(Refusal { told_in, error }), address).await;
     }
 
     /// Waits for bytes and has the transport take them in; what it answers is sent.

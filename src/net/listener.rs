@@ -21,8 +21,9 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::auth::Auth;
 use crate::config::network::Network;
-use crate::config::{Bind, WebSocketConfig};
+use crate::config::{Bind, IdentityFrom, WebSocketConfig};
 
 use super::admission::Gate;
 use super::handshake;
@@ -53,8 +54,12 @@ pub struct Door {
     pub websocket: Option<Arc<WebSocketConfig>>,
     /// Who is to say in the PROXY protocol for whom they speak, if anybody is.
     pub proxies: Option<Vec<Network>>,
+    /// Who says who may come in.
+    pub auth: Arc<Auth>,
     /// Whether a client may come without credentials.
     pub allow_anonymous: bool,
+    /// What of a client's certificate names its user.
+    pub identity_from: Option<IdentityFrom>,
     /// Who may come in.
     pub gate: Arc<Gate>,
     /// Whether accepting fails at present.
@@ -81,6 +86,15 @@ impl Door {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (None, None) => true,
             _ => false,
+        }
+    }
+
+    /// Whether only processes of this machine can come by it.
+    pub fn is_local(&self) -> bool {
+        match &self.address {
+            // A proxy of this machine speaks for others.
+            Bind::Tcp(address) => address.ip().is_loopback() && self.proxies.is_none(),
+            Bind::Unix { .. } => self.proxies.is_none(),
         }
     }
 }

@@ -50,11 +50,7 @@ pub(super) fn find_connect(bytes: &[u8], limits: &Limits) -> Result<Option<usize
 }
 
 /// Decodes a whole CONNECT and judges what needs no session.
-pub(super) fn judge<'a>(
-    frame: &'a [u8],
-    limits: &Limits,
-    allow_anonymous: bool,
-) -> Result<Connect<'a>, Refusal> {
+pub(super) fn judge<'a>(frame: &'a [u8], limits: &Limits) -> Result<Connect<'a>, Refusal> {
     let refuse = |error: ProtocolError| Refusal { told_in: readable_form(frame, &error), error };
     let connect = match codec::decode(Version::V5, frame).map_err(refuse)? {
         Packet::Connect(connect) => connect,
@@ -63,13 +59,6 @@ pub(super) fn judge<'a>(
     let error = |reason, detail: &'static str| Refusal::of(&connect, ProtocolError::new(reason, detail));
     if connect.client_id.len() > limits.client_id_length {
         return Err(error(ReasonCode::ClientIdentifierNotValid, "the Client Identifier is too long"));
-    }
-    if !allow_anonymous {
-        // Nothing is known yet that a user name and password could be held against.
-        return Err(match connect.username {
-            None => error(ReasonCode::NotAuthorized, "anonymous clients are not allowed"),
-            Some(_) => error(ReasonCode::BadUserNameOrPassword, "the user is not known"),
-        });
     }
     Ok(connect)
 }
@@ -134,13 +123,13 @@ mod tests {
         frame
     }
 
-    fn answer(frame: &[u8], limits: &Limits, allow_anonymous: bool) -> Vec<u8> {
+    fn answer(frame: &[u8], limits: &Limits) -> Vec<u8> {
         let mut out = Vec::new();
         match find_connect(frame, limits) {
             Err(refusal) => refusal.encode(&mut out),
             Ok(None) => panic!("incomplete"),
             Ok(Some(_)) => {
-                judge(frame, limits, allow_anonymous).expect_err("is refused").encode(&mut out);
+                judge(frame, limits).expect_err("is refused").encode(&mut out);
             }
         }
         out
@@ -156,7 +145,7 @@ mod tests {
             ("MQIsdp", 4, &[0x20, 2, 0, 1]),
             ("HTTP", 5, &[]),
         ] {
-            assert_eq!(answer(&connect(name, level), &limits, true), expected, "{name} {level}");
+            assert_eq!(answer(&connect(name, level), &limits), expected, "{name} {level}");
         }
     }
 
@@ -169,7 +158,7 @@ mod tests {
             let mut frame = connect(name, level);
             frame.push(0);
             frame[1] += 1;
-            assert_eq!(answer(&frame, &limits, true), expected, "{level}");
+            assert_eq!(answer(&frame, &limits), expected, "{level}");
         }
     }
 
@@ -178,7 +167,7 @@ mod tests {
         for first in (0..=u8::MAX).filter(|first| *first != CONNECT) {
             let mut frame = connect("MQTT", 5);
             frame[0] = first;
-            assert!(answer(&frame, &Limits::default(), true).is_empty(), "{first:02X}");
+            assert!(answer(&frame, &Limits::default()).is_empty(), "{first:02X}");
         }
     }
 
@@ -194,11 +183,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_identifier_over_the_limit_and_a_client_without_credentials_are_told_so() {
+    fn a_client_identifier_over_the_limit_is_told_so() {
         let limits = Limits { client_id_length: 0, ..Limits::default() };
-        assert_eq!(answer(&connect("MQTT", 5), &limits, true), [0x20, 3, 0, 0x85, 0]);
-        assert_eq!(answer(&connect("MQTT", 4), &limits, true), [0x20, 2, 0, 2]);
-        assert_eq!(answer(&connect("MQTT", 5), &Limits::default(), false), [0x20, 3, 0, 0x87, 0]);
-        assert_eq!(answer(&connect("MQTT", 4), &Limits::default(), false), [0x20, 2, 0, 5]);
+        assert_eq!(answer(&connect("MQTT", 5), &limits), [0x20, 3, 0, 0x85, 0]);
+        assert_eq!(answer(&connect("MQTT", 4), &limits), [0x20, 2, 0, 2]);
     }
 }

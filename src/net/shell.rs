@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
+use tracing::field::display;
 use tracing::info;
 
 use crate::broker::shard::{Attach, CloseReason, Closed, Shard};
@@ -202,7 +203,8 @@ impl Shell {
                 drop(turn);
                 spawn_local(ConnectionTask::new(self.clone(), id));
                 let (client_id, version) = (Escaped(client_id), name_of(connect.version));
-                info!(%client_id, %address, version, "connected");
+                let user = principal.user().map(|user| display(Escaped(user)));
+                info!(%client_id, user, %address, version, "connected");
             }
             Err(error) => {
                 drop(turn);

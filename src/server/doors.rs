@@ -11,7 +11,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::config::{Bind, ListenerConfig};
+use crate::auth::Auth;
+use crate::config::{Bind, IdentityFrom, ListenerConfig};
 use crate::net::admission::{Admission, Gate};
 use crate::net::listener::{Door, Listener, Listening, Trouble};
 use crate::net::tls::Tls;
@@ -23,6 +24,7 @@ use super::activation::Inherited;
 pub(super) struct Doors {
     admission: Arc<Admission>,
     inherited: Inherited,
+    auth: Arc<Auth>,
     all: Vec<Opened>,
 }
 
@@ -113,9 +115,10 @@ impl Doors {
         configs: &[ListenerConfig],
         inherited: Inherited,
         admission: Arc<Admission>,
+        auth: Arc<Auth>,
     ) -> Result<(Doors, Vec<Listener>), ServerError> {
         inherited.tell_unused(configs.iter().map(|config| &config.bind));
-        let mut doors = Doors { admission, inherited, all: Vec::new() };
+        let mut doors = Doors { admission, inherited, auth, all: Vec::new() };
         let mut listeners = Vec::new();
         for config in configs {
             let (opened, listener) = doors.bind(config)?;
@@ -140,7 +143,9 @@ impl Doors {
             tls,
             websocket: config.websocket.clone().map(Arc::new),
             proxies: config.proxies.clone(),
+            auth: self.auth.clone(),
             allow_anonymous: config.allow_anonymous,
+            identity_from: identity_from(config),
             gate: Arc::new(Gate::new(self.admission.clone(), config.max_connections)),
             trouble: Arc::new(Trouble::default()),
         });
@@ -251,7 +256,9 @@ impl Opened {
             tls: read_tls(config, before.tls.as_ref())?,
             websocket: config.websocket.clone().map(Arc::new),
             proxies: config.proxies.clone(),
+            auth: before.auth.clone(),
             allow_anonymous: config.allow_anonymous,
+            identity_from: identity_from(config),
             gate: before.gate.clone(),
             trouble: before.trouble.clone(),
         });
@@ -272,6 +279,10 @@ impl Opened {
         let before = self.door.send_replace(door.clone());
         (!door.is_tls_of(&before)).then_some(door)
     }
+}
+
+fn identity_from(config: &ListenerConfig) -> Option<IdentityFrom> {
+    config.tls.as_ref().and_then(|tls| tls.identity_from)
 }
 
 /// Whether both are the same socket.

@@ -38,6 +38,7 @@ impl Server {
     /// As for [`Server::start`]; then everything is as it was.
     pub fn reload(&mut self, config: Config) -> Result<Taken, ServerError> {
         let plan = self.doors.plan(&config.listeners, self.senders.len())?;
+        self.auth.reload(&config).map_err(ServerError::Auth)?;
         let changes = self.doors.apply(plan);
         self.addresses = self.doors.addresses();
         self.admission.set_limits(&config.limits);

@@ -11,6 +11,7 @@ mod common {
 }
 
 mod authorisation;
+mod before_connect;
 
 use std::fs;
 use std::path::Path;
