@@ -92,3 +92,24 @@ fn pairs_allocate_nothing_but_their_messages() {
         assert_eq!(taken, PER_MESSAGE * 25 * READ as u64, "{qos:?}");
     }
 }
+
+#[test]
+fn an_idle_connection_takes_little_of_a_shard() {
+    // As many as fill the tables that grow to twice their size.
+    const CLIENTS: usize = 8192;
+    let mut bench = Bench::new(Box::new(MemoryStore::default()));
+    let names: Vec<(String, String)> = (0..CLIENTS)
+        .map(|client| (format!("client-{client:05}"), format!("devices/{client:05}/set")))
+        .collect();
+    let held = measure(|| {
+        for (name, filter) in &names {
+            bench.connect(name, true, [filter.as_str()], QoS::AtMostOnce);
+        }
+    });
+    let each = held.bytes_current / CLIENTS as i64;
+    println!("{each} bytes of heap per connection with one subscription, besides its socket");
+    assert!(each <= MOST_PER_CONNECTION, "{each} bytes");
+}
+
+/// The session with its connection, its subscription there, in the shard's table and in the one of all shards.
+const MOST_PER_CONNECTION: i64 = 832;

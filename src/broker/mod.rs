@@ -2,6 +2,7 @@
 
 pub mod access;
 mod cache;
+mod clients;
 pub mod group;
 mod guard;
 pub mod ids;

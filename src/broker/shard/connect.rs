@@ -26,13 +26,13 @@ impl Shard {
         let who = Who { principal: attach.principal, client_id: attach.client_id };
         self.check_rights(who, connect.will.as_ref().map(|will| will.topic))?;
         let granted = self.grant(&attach)?;
-        if let Some(index) = self.by_client.get(attach.client_id).copied() {
+        if let Some(index) = self.index_of(attach.client_id) {
             // The timer may be up to a second late; a session that is over must not be resumed, nor shut anybody out.
             self.detached_timeout(now, index);
         }
         self.check_owner(&attach)?;
         self.take_over(now, attach.client_id);
-        let known = self.by_client.get(attach.client_id).copied();
+        let known = self.index_of(attach.client_id);
         let index = match known {
             // [MQTT-3.1.2-5]: resumed.
             Some(index) if !connect.clean_start => index,
@@ -71,7 +71,7 @@ impl Shard {
         if users > self.core.limits.user_properties {
             return Err(ProtocolError::new(ReasonCode::QuotaExceeded, format!("{users} User Properties")));
         }
-        if self.sessions.len() >= self.core.limits.max_sessions && !self.by_client.contains_key(client_id) {
+        if self.sessions.len() >= self.core.limits.max_sessions && self.index_of(client_id).is_none() {
             return Err(ProtocolError::new(
                 ReasonCode::QuotaExceeded,
                 "the number of sessions is at its limit",
@@ -82,7 +82,7 @@ impl Shard {
 
     /// A session belongs to its principal: for anybody else it is neither to be resumed nor to be cleared.
     fn check_owner(&self, attach: &Attach<'_>) -> Result<(), ProtocolError> {
-        let session = self.by_client.get(attach.client_id).map(|index| &self.sessions[*index as usize]);
+        let session = self.index_of(attach.client_id).map(|index| &self.sessions[index as usize]);
         match session {
             Some(session) if session.principal != *attach.principal => Err(ProtocolError::new(
                 ReasonCode::NotAuthorized,
@@ -92,9 +92,14 @@ impl Shard {
         }
     }
 
+    /// The session of a client.
+    fn index_of(&self, client_id: &str) -> Option<u32> {
+        self.by_client.get(&self.sessions, client_id)
+    }
+
     /// [MQTT-3.1.4-3]: a connection of the same client ends before the new one begins.
     fn take_over(&mut self, now: Instant, client_id: &str) {
-        let Some(index) = self.by_client.get(client_id).copied() else { return };
+        let Some(index) = self.index_of(client_id) else { return };
         let Some(link) = &self.sessions[index as usize].link else { return };
         let connection = ConnectionId { session: index, generation: link.generation };
         let error =
@@ -141,7 +146,7 @@ impl Shard {
         let meter = (expiry != Expiry::AT_ONCE).then(|| self.meter_for("#"));
         let session = Session::new(client_id, queue_id, expiry, meter).paged(self.core.store.has_pages());
         let index = self.sessions.insert(session) as u32;
-        self.by_client.insert(client_id.into(), index);
+        self.by_client.insert(&self.sessions, index);
         self.by_queue.insert(queue_id, index);
         self.core.stats.sessions.add(1);
         index
@@ -361,7 +366,7 @@ impl Shard {
                 tracing::warn!(%client_id, messages = dropped, reason = reason.name(), "session ended with messages");
             }
         }
-        self.by_client.remove(&session.client_id);
+        self.by_client.remove(&session.client_id, index);
         self.by_queue.remove(&session.queue_id);
         if self.core.rules.acl.is_some() {
             self.shared.change_interest(|interest, _| interest.disown(session.queue_id));

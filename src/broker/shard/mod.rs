@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::clients::Clients;
 use super::group::{Group, GroupContext};
 use super::outbox::{Batch, Credits, Item, Outbox};
 use super::route::RouteCache;
@@ -149,7 +150,7 @@ pub struct Shard {
     shared: Arc<Shared>,
     core: Core,
     sessions: Slab<Session>,
-    by_client: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    by_client: Clients,
     by_queue: HashMap<QueueId, u32, foldhash::fast::RandomState>,
     groups: HashMap<QueueId, Group, foldhash::fast::RandomState>,
     subscriptions: Subscriptions,
@@ -278,7 +279,7 @@ impl Shard {
             shared,
             core,
             sessions: Slab::new(),
-            by_client: HashMap::default(),
+            by_client: Clients::default(),
             by_queue: HashMap::default(),
             groups: HashMap::default(),
             subscriptions: Subscriptions::new(),

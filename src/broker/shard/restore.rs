@@ -65,7 +65,7 @@ impl Shard {
         session.will = will.map(|will| Box::new(postponed(will, session.detached.unwrap_or(now), now)));
         session.restore_received(restored.received);
         let index = self.sessions.insert(session) as u32;
-        self.by_client.insert(client_id, index);
+        self.by_client.insert(&self.sessions, index);
         self.by_queue.insert(queue, index);
         self.core.stats.sessions.add(1);
         self.count_waiting(restored.waiting);
