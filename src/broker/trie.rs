@@ -400,6 +400,12 @@ mod tests {
     }
 
     #[test]
+    fn a_node_takes_40_bytes() {
+        println!("size_of Node: {} bytes", size_of::<Node>());
+        assert_eq!(size_of::<Node>(), 40);
+    }
+
+    #[test]
     fn keeps_nothing_once_all_is_removed() {
         let mut samples = Samples::new();
         let mut filters: Vec<String> = (0..2000).map(|_| samples.filter()).collect();
