@@ -12,6 +12,8 @@ pub struct Principal {
     pub token: Option<Arc<Token>>,
     /// It came by a listener on loopback that lets anybody in.
     pub local: bool,
+    /// Tells the password that proved it from those that the user had before or will have; 0: it was no password.
+    pub credential: u32,
 }
 
 /// What a token says besides whose it is.
@@ -27,11 +29,11 @@ pub struct Token {
 
 impl Principal {
     /// A client that has proved nothing.
-    pub const ANONYMOUS: Principal = Principal { user: None, token: None, local: false };
+    pub const ANONYMOUS: Principal = Principal { user: None, token: None, local: false, credential: 0 };
 
     /// A user without a token.
     pub fn of_user(user: impl Into<Arc<str>>) -> Principal {
-        Principal { user: Some(user.into()), token: None, local: false }
+        Principal { user: Some(user.into()), ..Principal::ANONYMOUS }
     }
 
     /// The user's name, unless it is anonymous.

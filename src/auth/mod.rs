@@ -83,16 +83,22 @@ pub enum Judgement {
 /// A way to prove who one is.
 pub trait Method: Send + Sync {
     /// Says at once, in a microsecond or so, whose credentials these are, if that is known.
-    fn recall(&self, attempt: &Attempt) -> Option<Principal>;
+    fn recall(&self, _: &Attempt) -> Option<Principal> {
+        None
+    }
 
     /// The bytes of memory that a judgement works in.
-    fn memory(&self) -> usize;
+    fn memory(&self) -> usize {
+        0
+    }
 
     /// Judges credentials, on a thread of the pool.
     fn judge(&self, attempt: &Attempt, work: &mut Work<'_>) -> Judgement;
 
-    /// Whether it could still say that it is this user: a session of one that it does not know is nobody's any more.
-    fn knows(&self, user: &str) -> bool;
+    /// Whether what once proved that somebody is this user ([`Principal::credential`]) still would.
+    fn vouches(&self, _user: &str, _credential: u32) -> bool {
+        false
+    }
 }
 
 /// What a judgement has to work with.
@@ -231,10 +237,10 @@ impl Auth {
         None
     }
 
-    /// Whether a client that proved to be this would still be let in, as far as that can be said without its credentials.
-    pub fn knows(&self, principal: &Principal) -> bool {
-        let rules = self.core.rules();
-        principal.user().is_none_or(|user| rules.methods.iter().any(|method| method.knows(user)))
+    /// Whether a client's password is still the right one, if it was by a password that it proved who it is.
+    pub fn vouches(&self, principal: &Principal) -> bool {
+        let Some(user) = principal.user().filter(|_| principal.credential != 0) else { return true };
+        self.core.rules().methods.iter().any(|method| method.vouches(user, principal.credential))
     }
 
     /// How much has been worked out.

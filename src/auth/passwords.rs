@@ -93,6 +93,10 @@ impl Passwords {
     }
 }
 
+fn proved(user: &Arc<str>, hash: &Hash) -> Principal {
+    Principal { credential: hash.mark(), ..Principal::of_user(user.clone()) }
+}
+
 /// What a MAC is made of: the user's name is in it, so that one user's is none of another's.
 fn said(user: &str, password: &[u8]) -> Vec<u8> {
     let len = (user.len() as u64).to_le_bytes();
@@ -103,9 +107,9 @@ impl Method for Passwords {
     fn recall(&self, attempt: &Attempt) -> Option<Principal> {
         let (user, password) = attempt.pair()?;
         let tag = *self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(user)?;
-        let user = self.users.get_key_value(user)?.0;
+        let (user, hash) = self.users.get_key_value(user)?;
         hmac::verify(&self.key, &said(user, password), tag.as_ref()).ok()?;
-        Some(Principal::of_user(user.clone()))
+        Some(proved(user, hash))
     }
 
     fn memory(&self) -> usize {
@@ -120,9 +124,9 @@ impl Method for Passwords {
         let hash = known.map_or(&self.dummy, |(_, hash)| hash);
         // Both are worked out in full, whoever it is.
         let is_right = work.compare(hash, password) & known.is_some();
-        if let Some((user, _)) = known.filter(|_| is_right) {
+        if let Some((user, hash)) = known.filter(|_| is_right) {
             self.remember(user, password);
-            return Judgement::Right(Principal::of_user(user.clone()));
+            return Judgement::Right(proved(user, hash));
         }
         if hash.cost() < self.dummy.cost() {
             // To fail costs the same for every name, so that its time does not tell which ones there are.
@@ -131,8 +135,8 @@ impl Method for Passwords {
         Judgement::Wrong("the user and the password do not go together")
     }
 
-    fn knows(&self, user: &str) -> bool {
-        self.users.contains_key(user)
+    fn vouches(&self, user: &str, credential: u32) -> bool {
+        self.users.get(user).is_some_and(|hash| hash.mark() == credential)
     }
 }
 
@@ -197,8 +201,8 @@ mod tests {
     fn comments_empty_lines_and_the_line_ends_of_other_systems_are_passed_over() {
         let text = format!("# users\n\nann:{HASH}\r\n#bob:{HASH}\ncarl:{HASH}");
         let passwords = Passwords::parse(text.as_bytes()).map_err(|(_, reason)| reason).expect("a file");
-        assert!(passwords.knows("ann") && passwords.knows("carl") && passwords.len() == 2);
-        assert!(!passwords.knows("bob") && !passwords.knows("#bob"));
+        let users = &passwords.users;
+        assert!(users.contains_key("ann") && users.contains_key("carl") && passwords.len() == 2);
     }
 
     #[test]

@@ -121,14 +121,6 @@ impl Tokens {
 }
 
 impl Method for Tokens {
-    fn recall(&self, _: &Attempt) -> Option<Principal> {
-        None
-    }
-
-    fn memory(&self) -> usize {
-        0
-    }
-
     fn judge(&self, attempt: &Attempt, work: &mut Work<'_>) -> Judgement {
         match attempt.password.as_deref().filter(|password| is_token(password)) {
             None => Judgement::Other,
@@ -137,11 +129,6 @@ impl Method for Tokens {
                 Err(why) => Judgement::Wrong(why),
             },
         }
-    }
-
-    /// Nobody can say who will be given a token.
-    fn knows(&self, _: &str) -> bool {
-        true
     }
 }
 

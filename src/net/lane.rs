@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tracing::debug;
 
+use crate::auth::Auth;
 use crate::broker::outbox::Batch;
 use crate::broker::restore::session_home;
 use crate::broker::shard::{Rules, Shard};
@@ -48,6 +49,8 @@ pub struct Reload {
     pub rules: Option<Rules>,
     /// Doors that speak another TLS now: who came by them is to be looked at.
     pub recheck: Vec<Arc<Door>>,
+    /// Who says whether passwords that were right still are.
+    pub auth: Arc<Auth>,
     /// Closed when every shard has taken all of this in.
     pub taken: Question,
 }

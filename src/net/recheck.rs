@@ -1,5 +1,5 @@
-//! After a reload: whoever came with a certificate that its listener accepts no longer is disconnected, and nobody else
-//! notices. Checking a certificate takes a while, so others have the thread in between.
+//! After a reload: whoever came with a certificate that its listener accepts no longer, or with a password that is not the
+//! user's any more, is disconnected, and nobody else notices. Checking a certificate takes a while, so others have the thread in between.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use rustls_pki_types::UnixTime;
 use tokio::task::yield_now;
 
 use crate::broker::shard::ConnectionId;
+use crate::principal::Principal;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
 
 use super::lane::Reload;
@@ -26,7 +27,7 @@ pub(super) async fn run(shell: Rc<Shell>, reload: Arc<Reload>) {
     for some in connections.chunks(SLICE) {
         let mut turn = shell.turn();
         for id in some {
-            look(&mut turn, *id, &reload.recheck);
+            look(&mut turn, *id, &reload);
         }
         drop(turn);
         shell.wake_flusher();
@@ -34,18 +35,24 @@ pub(super) async fn run(shell: Rc<Shell>, reload: Arc<Reload>) {
     }
 }
 
-fn look(state: &mut State, id: ConnectionId, doors: &[Arc<Door>]) {
+fn look(state: &mut State, id: ConnectionId, reload: &Reload) {
     let Some(socket) = state.sockets.get(id) else { return };
-    let Some(door) = doors.iter().find(|door| socket.permit.is_of(&door.gate)) else { return };
-    if !admits(door, &socket.transport) {
+    let door = reload.recheck.iter().find(|door| socket.permit.is_of(&door.gate));
+    let is_certified = door.is_none_or(|door| admits(door, &socket.transport));
+    let is_known = state.shard.principal(id).is_none_or(|principal| reload.auth.vouches(principal));
+    if !is_certified || !is_known {
         state.shard.close(Instant::now(), id, no_longer());
     }
 }
 
 /// Whether a reload that came between a client's handshake and its CONNACK would let it in.
-pub(super) fn admits_still((door, doorway): &(Arc<Door>, Doorway), transport: &Transport) -> bool {
+pub(super) fn admits_still(
+    (door, doorway): &(Arc<Door>, Doorway),
+    transport: &Transport,
+    principal: &Principal,
+) -> bool {
     let now = doorway.borrow();
-    Arc::ptr_eq(door, &now) || admits(&now, transport)
+    (Arc::ptr_eq(door, &now) || admits(&now, transport)) && now.auth.vouches(principal)
 }
 
 /// Whether who came over this transport might come by this door.
@@ -58,5 +65,5 @@ fn admits(door: &Door, transport: &Transport) -> bool {
 
 /// Why a client has to go.
 pub(super) fn no_longer() -> ProtocolError {
-    ProtocolError::new(ReasonCode::NotAuthorized, "the client certificate is not accepted any more")
+    ProtocolError::new(ReasonCode::NotAuthorized, "its certificate or password is not accepted any more")
 }

@@ -144,7 +144,7 @@ impl Shell {
             self.limits.replace(rules.limits.clone());
             self.turn().shard.reconfigure(Instant::now(), rules);
         }
-        if !reload.recheck.is_empty() {
+        if reload.rules.is_some() || !reload.recheck.is_empty() {
             spawn_local(recheck::run(self.clone(), reload));
         }
     }
@@ -188,7 +188,7 @@ impl Shell {
         let attach =
             Attach { connect: &connect, client_id, assigned: assigned.is_some(), principal: &principal };
         let opened = Opened { stream, transport, address, permit, rest };
-        if !recheck::admits_still(&door, &opened.transport) {
+        if !recheck::admits_still(&door, &opened.transport, &principal) {
             let error = recheck::no_longer();
             info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));

@@ -73,7 +73,7 @@ impl Server {
 
     fn tell_shards(&self, rules: Option<Rules>, recheck: Vec<Arc<Door>>) -> Taken {
         let (taken, receiver) = mpsc::channel(1);
-        let reload = Arc::new(Reload { rules, recheck, taken });
+        let reload = Arc::new(Reload { rules, recheck, auth: self.auth.clone(), taken });
         for sender in &self.senders {
             let _ = sender.send(Mail::Reload(reload.clone()));
         }

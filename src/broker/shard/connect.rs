@@ -190,6 +190,9 @@ impl Shard {
         if keep_alive > 0 {
             self.arm(index, now + keep_alive_limit(keep_alive));
         }
+        if let Some(expires) = attach.principal.expires() {
+            self.arm(index, expires);
+        }
         self.after_progress(index);
         Ok(ConnectionId { session: index, generation })
     }

@@ -581,6 +581,11 @@ impl Shard {
         })
     }
 
+    /// Who the client of a connection has proved to be.
+    pub fn principal(&mut self, connection: ConnectionId) -> Option<&Principal> {
+        live(&mut self.sessions, connection).map(|session| &session.principal)
+    }
+
     /// The client identifier of a connection.
     pub fn client_id(&mut self, connection: ConnectionId) -> Option<&str> {
         self.session_of(connection).map(|session| session.client_id.as_ref())

@@ -39,10 +39,23 @@ impl Shard {
     fn session_timeout(&mut self, now: Instant, index: u32) {
         let session = &self.sessions[index as usize];
         let Some(link) = &session.link else { return self.detached_timeout(now, index) };
-        if link.keep_alive == 0 {
-            return;
-        }
         let connection = ConnectionId { session: index, generation: link.generation };
+        let keep_alive = link.keep_alive;
+        if let Some(expires) = session.principal.expires() {
+            if expires <= now {
+                let error = ProtocolError::new(ReasonCode::MaximumConnectTime, "its token has expired");
+                return self.close(now, connection, error);
+            }
+            self.arm(index, expires);
+        }
+        if keep_alive > 0 {
+            self.keep_alive_timeout(now, connection);
+        }
+    }
+
+    fn keep_alive_timeout(&mut self, now: Instant, connection: ConnectionId) {
+        let index = connection.session;
+        let Some(link) = &self.sessions[index as usize].link else { return };
         let limit = keep_alive_limit(link.keep_alive);
         let deadline = link.last_packet + limit;
         // Nothing is read from a paused one, so its silence means nothing, unless it is paused for not reading itself.
