@@ -11,7 +11,7 @@ use super::file::{
     StoreSettings, TlsSettings,
 };
 use super::network::Network;
-use super::source::Source;
+use super::source::{self, Source};
 use super::values::{Address, Carrier};
 use super::{
     AuthConfig, Bind, CertificateFiles, Config, ConfigError, JwtConfig, ListenerConfig, StoreConfig,
@@ -20,7 +20,7 @@ use super::{
 use crate::limits::{Limits, QueueRule, ShareRule};
 
 impl Config {
-    /// Loads the files, in their order, and then the environment's `WEIRMQ__SECTION__KEY`: what comes later wins, key
+    /// Loads the files, in their order, those of a folder (`*.toml`) in the order of their names, and then the environment's `WEIRMQ__SECTION__KEY`: what comes later wins, key
     /// by key; an array of tables (`[[listener]]`) is replaced as a whole. Certificates and keys are read and checked.
     /// The environment's `STATE_DIRECTORY`, as systemd sets it, is where the data is unless anything says otherwise.
     ///
@@ -33,7 +33,13 @@ impl Config {
         let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
         let state = variables.iter().find(|(name, _)| name == "STATE_DIRECTORY");
         let state_directory = state.and_then(|(_, value)| first_path(value));
-        let mut sources = files.iter().map(|path| Source::from_file(path)).collect::<Result<Vec<_>, _>>()?;
+        let mut sources = Vec::new();
+        for path in files {
+            let files = if path.is_dir() { source::files_in(path)? } else { vec![path.clone()] };
+            for file in &files {
+                sources.push(Source::from_file(file)?);
+            }
+        }
         sources.extend(Source::from_variables(variables)?);
         for source in &sources {
             source.parse::<Settings>()?;

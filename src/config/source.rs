@@ -147,6 +147,24 @@ impl Source {
     }
 }
 
+/// The files of a folder that are settings, in the order of their names.
+pub(super) fn files_in(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            files.push(entry?.path());
+        }
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        files.sort();
+        Ok(files)
+    };
+    read().map_err(|error| ConfigError {
+        place: Some(folder.display().to_string()),
+        key: None,
+        reason: error.to_string(),
+    })
+}
+
 /// The document that sets one variable's setting. Its value is TOML where it is (a number, a boolean, an array, a
 /// table), and otherwise the text itself, so that nobody has to write quotes within quotes.
 fn document(path: &str, value: &str) -> String {
