@@ -37,8 +37,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files of a listener, of WebSockets or of MQTT itself. Where they are as they were for `before`, so is the result: session tickets that it
-    /// has given stay good.
+    /// Reads the files of a listener, of WebSockets or of MQTT itself. Where they are as they were for `before`, so is the
+    /// result: session tickets that it has given stay good.
     ///
     /// # Errors
     /// Which key of the configuration names a file that cannot be used, which file, and what is wrong with it.
