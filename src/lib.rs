@@ -54,6 +54,7 @@ pub mod clock;
 pub mod config;
 pub mod dev_certs;
 pub mod escaped;
+pub mod flow;
 pub mod limits;
 pub mod logging;
 pub mod message;

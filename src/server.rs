@@ -27,6 +27,7 @@ use crate::broker::retained::RetainedLimits;
 use crate::broker::shard::{Shard, ShardSettings};
 use crate::broker::shared::Shared;
 use crate::config::{Bind, Config, ConfigError, ListenerConfig};
+use crate::flow::registry::Flow;
 use crate::limits::Limits;
 use crate::message::PeerId;
 use crate::net::admission::Admission;
@@ -96,6 +97,8 @@ pub struct Server {
     auth: Arc<Auth>,
     admission: Arc<Admission>,
     shared: Arc<Shared>,
+    /// The buckets that shards share.
+    flow: Arc<Flow>,
     /// The way to each shard.
     senders: Vec<mpsc::UnboundedSender<Mail>>,
     stats: Arc<[Arc<Stats>]>,
@@ -132,7 +135,9 @@ impl Server {
         let (doors, listeners) = Doors::open(&config.listeners, inherited, admission.clone(), auth.clone())?;
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(retained_limits(&config.limits)));
+        let flow = Arc::new(Flow::new(config.rates.clone(), config.deliveries.clone()));
         let mut server = Server {
+            flow: flow.clone(),
             addresses: doors.addresses(),
             stats: (0..config.shards).map(|_| Arc::default()).collect(),
             threads: Vec::new(),
@@ -151,6 +156,7 @@ impl Server {
         let common = Common {
             limits: Arc::new(config.limits.clone()),
             credits: Arc::new(Credits::new(config.shards)),
+            flow,
             shared,
             senders,
             stopped,
@@ -194,6 +200,7 @@ impl Server {
             limits: common.limits.clone(),
             share_rules: config.shared_subscriptions.clone().into(),
             queue_rules: config.queues.clone().into(),
+            flow: common.flow.clone(),
             sys_interval: config.sys_interval,
             stats: self.stats.clone(),
             credits: common.credits.clone(),
@@ -305,6 +312,7 @@ fn warn_of_open_passwords(config: &Config) {
 struct Common {
     limits: Arc<Limits>,
     credits: Arc<Credits>,
+    flow: Arc<Flow>,
     shared: Arc<Shared>,
     senders: Vec<mpsc::UnboundedSender<Mail>>,
     stopped: watch::Receiver<bool>,

@@ -38,7 +38,7 @@ macro_rules! drop_reasons {
             /// Whether it is about a message that was not sent on, or not retained, rather than about one taker.
             pub fn is_refusal(self) -> bool {
                 use DropReason::*;
-                matches!(self, NoSubscribers | Unauthorised | RejectedFull | StoreFull | RetainedFull)
+                matches!(self, NoSubscribers | Unauthorised | RateLimited | RejectedFull | StoreFull | RetainedFull)
             }
 
             /// The name used in metrics and logs.
@@ -60,6 +60,8 @@ drop_reasons! {
     NoSubscribers = "no_subscribers",
     /// The publisher has no right to its topic.
     Unauthorised = "unauthorised",
+    /// Published faster than its client, its user or its listener may, where such messages are refused.
+    RateLimited = "rate_limited",
     /// The oldest made room in a full queue.
     OverflowOldest = "overflow_oldest",
     /// The newest found a full queue.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("limits", &[]),
+    ("flow", &[]),
     ("stats", &[]),
     ("escaped", &[]),
     ("outbound", &[]),
@@ -34,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "will",
             "principal",
             "acl",
+            "flow",
         ],
     ),
     (
@@ -53,9 +55,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "clock",
             "principal",
             "acl",
+            "flow",
         ],
     ),
-    ("config", &["limits", "protocol", "acl"]),
+    ("config", &["limits", "protocol", "acl", "flow"]),
     ("auth", &["config", "principal", "protocol"]),
     ("logging", &["config"]),
     (
@@ -72,6 +75,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "principal",
             "acl",
             "auth",
+            "flow",
         ],
     ),
     ("client", &["protocol", "escaped"]),
@@ -80,7 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "broker", "config", "limits", "message", "net", "meter", "target", "stats", "store", "clock",
-            "logging", "acl", "auth",
+            "logging", "acl", "auth", "flow",
         ],
     ),
     ("offline", &["protocol", "message", "meter", "target", "limits", "session", "store", "clock"]),

@@ -35,6 +35,7 @@ impl Bench {
             limits,
             share_rules: Arc::default(),
             queue_rules: vec![QueueRule::default()].into(),
+            flow: Arc::default(),
             sys_interval: Duration::ZERO,
             stats: vec![Arc::new(Stats::default())].into(),
             credits: Arc::new(Credits::new(1)),
@@ -62,7 +63,7 @@ impl Bench {
             password: None,
         };
         let principal = &Principal::ANONYMOUS;
-        let attach = Attach { connect: &connect, client_id, assigned: false, principal };
+        let attach = Attach { connect: &connect, client_id, assigned: false, principal, listener: "" };
         let connection = self.shard.connect(self.now, attach).expect("a client that is welcome");
         for filter in filters {
             self.shard.receive(self.now, connection, &traffic::subscribe(filter, qos));

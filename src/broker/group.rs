@@ -9,6 +9,7 @@ use super::outbox::{Item, Join};
 use super::roster::{Member, Roster};
 use super::shared::Shared;
 use crate::acl::{Current, Owner};
+use crate::flow::registry::Pace;
 use crate::limits::{Limits, Overflow, QueueRule, ShareRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
 use crate::meter::QueueMeter;
@@ -34,6 +35,8 @@ pub struct Group {
     meter: Arc<QueueMeter>,
     queue: Backlog,
     roster: Roster,
+    /// How fast it gives messages out, if that is bounded.
+    pub pace: Option<Box<Pace>>,
     /// Its last member has left. Others that left before may still say so, over slower lanes, and give back what they
     /// hold: until then it is not over.
     deserted: bool,
@@ -51,6 +54,8 @@ pub struct GroupSettings<'a> {
     pub meter: Arc<QueueMeter>,
     /// Whether what is durable in its queue can be had from the disk again.
     pub paged: bool,
+    /// How fast it gives messages out, if that is bounded.
+    pub pace: Option<Box<Pace>>,
 }
 
 /// How a group tells a peer something.
@@ -81,7 +86,7 @@ pub struct GroupContext<'a> {
 impl Group {
     /// A group without members, which picks them as the rules say.
     pub fn new(settings: GroupSettings<'_>, rules: &[ShareRule]) -> Group {
-        let GroupSettings { queue, name, filter, meter, paged } = settings;
+        let GroupSettings { queue, name, filter, meter, paged, pace } = settings;
         Group {
             queue_id: queue,
             roster: Roster::new(ShareRule::strategy(rules, name)),
@@ -89,8 +94,14 @@ impl Group {
             filter: filter.into(),
             meter,
             queue: Backlog::new(paged),
+            pace,
             deserted: false,
         }
+    }
+
+    /// Its `$share/NAME/…`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// From now on it picks members and is bounded as these rules say. What was given stays with whom it was given.
@@ -129,7 +140,8 @@ impl Group {
         self.roster.members.len()
     }
 
-    /// A message for the group; `durable` if it is on disk for it. At QoS 0 it goes to a member at once or nowhere.
+    /// A message for the group; `durable` if it is on disk for it. At QoS 0 it goes to a member at once or nowhere, unless
+    /// the group's pace is bounded.
     pub fn offer(
         &mut self,
         message: &Arc<Message>,
@@ -148,7 +160,8 @@ impl Group {
             metered: durable,
             durable,
         };
-        if message.qos == QoS::AtMostOnce {
+        // Where the pace is bounded it waits for its turn like the others, in memory.
+        if message.qos == QoS::AtMostOnce && (self.pace.is_none() || !self.roster.is_online()) {
             let may = |member: &Member| member.may_read(message.topic(), cx.rules);
             match self.roster.choose(&delivery, cx.random, false, may) {
                 Some(index) => self.give(index, delivery, cx, give),
@@ -248,6 +261,9 @@ impl Group {
     fn give_out(&mut self, cx: &mut GroupContext<'_>, give: Give<'_>) {
         let mut index = 0;
         while let Some(delivery) = self.queue.window().get(index) {
+            if self.pace.as_deref_mut().is_some_and(|pace| !pace.is_open(cx.now)) {
+                return;
+            }
             if delivery.message.is_expired(cx.now) {
                 if let Some(expired) = self.queue.window_mut().remove(index) {
                     self.drop_queued(&expired, DropReason::Expired, cx);
@@ -272,6 +288,9 @@ impl Group {
             };
             if let Some(delivery) = self.queue.window_mut().remove(index) {
                 unaccount(&delivery, cx.stats);
+                if let Some(pace) = &mut self.pace {
+                    pace.take(cx.now, delivery.message.size());
+                }
                 self.give(member, delivery, cx, give);
             }
         }

@@ -22,3 +22,4 @@ pub mod subscriptions;
 pub mod sys;
 pub mod timers;
 pub mod trie;
+pub mod waiters;

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
+use super::rates::{DeliveryPer, RatePer};
 use super::values::{
-    Address, Carrier, FileMode, Filter, Group, KeepAlive, Name, Number, Origin, Proxies, Size, Time,
+    Address, Carrier, FileMode, Filter, Group, KeepAlive, Name, Number, Origin, Pattern, Proxies, Size, Time,
     TimeOrNever,
 };
 use super::{IdentityFrom, JwtAlgorithm, LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode, TlsVersion};
+use crate::flow::OnLimit;
 use crate::limits::{Overflow, Strategy};
 
 const MIB: u64 = 1 << 20;
@@ -28,6 +30,12 @@ const LARGEST_PACKET: u64 = 256 * MIB - 1;
 type Count<const MIN: u64> = Number<usize, MIN, MANY>;
 /// A part of memory.
 type Memory = Size<usize, 1024, TIB>;
+/// Messages a second.
+type MessagesRate = Number<u64, 0, 100_000_000>;
+/// Bytes a second.
+type BytesRate = Size<u64, 0, TIB>;
+/// What may come at once.
+type Burst = Time<10, { 60 * 60 * SECOND }>;
 /// The size of a packet; the least is a CONNECT with the shortest client identifier that every broker must take, and room.
 type PacketSize = Size<u32, 128, LARGEST_PACKET>;
 
@@ -45,6 +53,8 @@ pub(super) struct Settings {
     pub(super) session: Option<SessionSettings>,
     pub(super) queue: Option<Vec<QueueSettings>>,
     pub(super) share: Option<Vec<ShareSettings>>,
+    pub(super) rate: Option<Vec<RateSettings>>,
+    pub(super) delivery: Option<Vec<DeliverySettings>>,
     pub(super) log: Option<LogSettings>,
 }
 
@@ -172,6 +182,29 @@ pub(super) struct StoreSettings {
 pub(super) struct ShareSettings {
     pub(super) group: Option<Group>,
     pub(super) strategy: Option<Name<Strategy>>,
+}
+
+/// `[[rate]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct RateSettings {
+    pub(super) per: Option<Name<RatePer>>,
+    pub(super) name: Option<Pattern>,
+    pub(super) max_messages_rate: Option<MessagesRate>,
+    pub(super) max_bytes_rate: Option<BytesRate>,
+    pub(super) burst: Option<Burst>,
+    pub(super) on_limit: Option<Name<OnLimit>>,
+}
+
+/// `[[delivery]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct DeliverySettings {
+    pub(super) per: Option<Name<DeliveryPer>>,
+    pub(super) name: Option<Pattern>,
+    pub(super) max_messages_rate: Option<MessagesRate>,
+    pub(super) max_bytes_rate: Option<BytesRate>,
+    pub(super) burst: Option<Burst>,
 }
 
 /// `[log]`

@@ -51,7 +51,7 @@ impl Config {
     }
 }
 
-struct Layers {
+pub(super) struct Layers {
     sources: Vec<Source>,
     /// Where the data is if no source says so.
     state_directory: Option<PathBuf>,
@@ -67,7 +67,7 @@ impl Layers {
     }
 
     /// An error about the setting at `path`, at the place that decided it: the last source with the outermost name.
-    fn error(&self, path: &str, reason: impl std::fmt::Display) -> ConfigError {
+    pub(super) fn error(&self, path: &str, reason: impl std::fmt::Display) -> ConfigError {
         let outermost = path.split(['.', '[']).next().unwrap_or_default();
         match self.sources.iter().rev().find(|source| source.sets(outermost)) {
             Some(source) => source.error_at(path, reason),
@@ -106,6 +106,8 @@ impl Layers {
         }
         config.queues = self.queues(settings.queue.unwrap_or_default())?;
         config.shared_subscriptions = self.shares(settings.share.unwrap_or_default())?;
+        config.rates = self.rates(settings.rate.unwrap_or_default(), &config.listeners)?;
+        config.deliveries = self.deliveries(settings.delivery.unwrap_or_default())?;
         if let Some(log) = settings.log {
             config.log.level = log.level.map_or(config.log.level, |level| level.0);
             config.log.format = log.format.map_or(config.log.format, |format| format.0);

@@ -4,6 +4,7 @@ pub mod certificates;
 mod file;
 mod load;
 pub mod network;
+mod rates;
 mod source;
 mod values;
 
@@ -16,6 +17,7 @@ use tracing::level_filters::LevelFilter;
 
 use self::network::Network;
 pub use self::source::ConfigError;
+use crate::flow::RateRule;
 use crate::limits::{Limits, QueueRule, ShareRule};
 
 /// Most shards that one broker runs.
@@ -40,6 +42,10 @@ pub struct Config {
     pub shared_subscriptions: Vec<ShareRule>,
     /// The bounds of queues; always ends in a rule for `#`.
     pub queues: Vec<QueueRule>,
+    /// How fast messages may come in, by client, user and listener.
+    pub rates: Vec<RateRule>,
+    /// How fast messages are delivered, by client, user and share group.
+    pub deliveries: Vec<RateRule>,
     /// How often the `$SYS` topics that changed are published.
     pub sys_interval: Duration,
     /// What is logged, and how.
@@ -58,6 +64,8 @@ impl Default for Config {
             limits: Limits::default(),
             shared_subscriptions: vec![ShareRule::default()],
             queues: vec![QueueRule::default()],
+            rates: Vec::new(),
+            deliveries: Vec::new(),
             sys_interval: Duration::from_secs(10),
             log: LogConfig::default(),
         }

@@ -406,6 +406,22 @@ impl TryFrom<Scalar> for Filter {
     }
 }
 
+/// Whom a rate holds for: a name, the beginning of names before a `*`, or `*`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Pattern(pub(super) String);
+
+impl TryFrom<Scalar> for Pattern {
+    type Error = String;
+
+    fn try_from(value: Scalar) -> Result<Self, String> {
+        match value {
+            Scalar::Text(text) if !text.is_empty() => Ok(Pattern(text)),
+            other => Err(other.instead_of("a name, the beginning of names such as \"meter-*\", or \"*\"")),
+        }
+    }
+}
+
 /// The name of a share group, or `*`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Scalar")]

@@ -46,6 +46,8 @@ const QUIET: Duration = Duration::from_secs(2);
 /// What all shards know of a listener. It never changes: a reload puts another one into the listener's [`Doorway`], and
 /// who came before it has come by the old one.
 pub struct Door {
+    /// Its `bind` as the configuration says it.
+    pub name: Box<str>,
     /// Where it listens; with the port that the system chose.
     pub address: Bind,
     /// Its side of TLS, if it speaks that.

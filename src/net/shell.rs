@@ -185,8 +185,13 @@ impl Shell {
         // It was decoded once before, to learn whose it is.
         let Ok(Packet::Connect(connect)) = codec::decode(Version::V5, &frame) else { return };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let attach =
-            Attach { connect: &connect, client_id, assigned: assigned.is_some(), principal: &principal };
+        let attach = Attach {
+            connect: &connect,
+            client_id,
+            assigned: assigned.is_some(),
+            principal: &principal,
+            listener: &door.0.name,
+        };
         let opened = Opened { stream, transport, address, permit, rest };
         if !recheck::admits_still(&door, &opened.transport, &principal) {
             let error = recheck::no_longer();

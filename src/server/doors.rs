@@ -139,6 +139,7 @@ impl Doors {
             None => (Listening::bind(asked).map_err(listen)?, SocketFile::of(asked)),
         };
         let door = Arc::new(Door {
+            name: asked.to_string().into(),
             address: socket.address(asked).map_err(listen)?,
             tls,
             websocket: config.websocket.clone().map(Arc::new),
@@ -252,6 +253,7 @@ impl Opened {
         let seen = stamps(config);
         let before = self.door.borrow();
         let door = Arc::new(Door {
+            name: before.name.clone(),
             address: before.address.clone(),
             tls: read_tls(config, before.tls.as_ref())?,
             websocket: config.websocket.clone().map(Arc::new),

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::broker::shard::Rules;
 use crate::config::Config;
+use crate::flow::registry::Flow;
 use crate::net::lane::{Mail, Reload};
 use crate::net::listener::Door;
 
@@ -56,6 +57,7 @@ impl Server {
             limits: Arc::new(config.limits.clone()),
             share_rules: config.shared_subscriptions.clone().into(),
             queue_rules: config.queues.clone().into(),
+            flow: self.flow_for(&config),
             sys_interval: config.sys_interval,
         };
         self.take_over(config);
@@ -78,6 +80,14 @@ impl Server {
             let _ = sender.send(Mail::Reload(reload.clone()));
         }
         Taken(receiver)
+    }
+
+    /// The buckets, as full as they are, unless their rules have changed.
+    fn flow_for(&mut self, config: &Config) -> Arc<Flow> {
+        if (&self.config.rates, &self.config.deliveries) != (&config.rates, &config.deliveries) {
+            self.flow = Arc::new(Flow::new(config.rates.clone(), config.deliveries.clone()));
+        }
+        self.flow.clone()
     }
 
     fn take_over(&mut self, config: Config) {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::parked::Parked;
 use super::{Context, Delivery, alias};
+use crate::flow::registry::{Pace, Throttle};
 use crate::limits::Limits;
 use crate::outbound::Outbound;
 use crate::protocol::codec::{self, PublishHeader};
@@ -60,6 +61,10 @@ pub struct Link {
     pub paused: Option<Pause>,
     /// What it published and a full queue holds back.
     pub parked: Option<Box<Parked>>,
+    /// How fast it may publish, if that is bounded.
+    pub throttle: Option<Box<Throttle>>,
+    /// How fast messages are delivered to it, if that is bounded.
+    pub pace: Option<Box<Pace>>,
     held: Option<Box<Held>>,
 }
 
@@ -104,6 +109,8 @@ pub enum Pause {
     Unacknowledged,
     /// The store has to catch up.
     Store,
+    /// It publishes faster than it may.
+    Rate,
 }
 
 /// Whether a PUBLISH could be written.
@@ -145,6 +152,8 @@ impl Link {
             last_packet: now,
             paused: None,
             parked: None,
+            throttle: None,
+            pace: None,
             held: None,
         };
         for property in connect.properties.iter() {
@@ -245,7 +254,19 @@ impl Link {
 
     /// Whether a run of ready-made frames fits this connection: nothing in them is its own.
     pub fn takes_ready_frames(&self) -> bool {
-        self.open && self.outbound_aliases.is_none()
+        self.open && self.outbound_aliases.is_none() && self.pace.is_none()
+    }
+
+    /// Whether a delivery may leave now, as far as its pace goes.
+    pub fn is_in_pace(&mut self, now: Instant) -> bool {
+        self.pace.as_deref_mut().is_none_or(|pace| pace.is_open(now))
+    }
+
+    /// A delivery counts against its pace.
+    pub fn count_pace(&mut self, delivery: &Delivery, now: Instant) {
+        if let Some(pace) = &mut self.pace {
+            pace.take(now, delivery.message.size());
+        }
     }
 
     /// Writes a PUBLISH, with whatever is particular to this client in it.

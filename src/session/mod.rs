@@ -284,7 +284,18 @@ impl Session {
                 link.open
                     && self.inflight.len() < usize::from(link.window)
                     && link.outbound.len() < outbound_limit
+                    && link.pace.as_ref().is_none_or(|pace| !pace.waits())
             })
+    }
+
+    /// Whether its client's pace is bounded.
+    pub fn is_paced(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.pace.is_some())
+    }
+
+    /// Whether a delivery may leave now, as far as its client's pace goes; if not, the connection is listed for it.
+    pub fn is_in_pace(&mut self, now: Instant) -> bool {
+        self.link.as_mut().is_none_or(|link| link.is_in_pace(now))
     }
 
     /// Takes a message: sends it now, or queues it, or drops it and counts why.
@@ -297,6 +308,9 @@ impl Session {
             return self.drop_delivery(&delivery, DropReason::Expired, cx);
         }
         if delivery.qos == QoS::AtMostOnce {
+            if self.paces(cx.now) {
+                return self.enqueue_at_most_once(delivery, cx);
+            }
             let size = delivery.message.size();
             let has_room = self.link.as_ref().is_some_and(|link| link.has_room(size, cx.outbound_limit));
             return self.deliver_at_most_once(&delivery, has_room, cx);
@@ -320,7 +334,10 @@ impl Session {
 
     fn deliver_at_most_once(&mut self, delivery: &Delivery, has_room: bool, cx: &mut Context<'_>) {
         let written = match &mut self.link {
-            Some(link) if link.open && has_room => link.write_publish(delivery, None, false, cx),
+            Some(link) if link.open && has_room => {
+                link.count_pace(delivery, cx.now);
+                link.write_publish(delivery, None, false, cx)
+            }
             // At QoS 0 nothing was promised.
             _ => return self.drop_delivery(delivery, DropReason::Qos0SlowConsumer, cx),
         };
@@ -334,19 +351,24 @@ impl Session {
     }
 
     /// Whether a QoS 1 or 2 delivery may be bound to a packet id now [MQTT-3.3.4-9].
-    fn may_start(&self, cx: &Context<'_>) -> bool {
-        let link = self.link.as_ref().filter(|_| cx.starts || !self.is_recorded());
+    fn may_start(&mut self, cx: &Context<'_>) -> bool {
+        let blocked = !cx.starts && self.is_recorded();
+        let link = self.link.as_mut().filter(|_| !blocked);
         link.is_some_and(|link| {
             link.open
                 && self.inflight.all_written()
                 && self.inflight.len() < usize::from(link.window)
                 && (link.outbound.is_empty() || link.outbound.len() < cx.outbound_limit)
+                && link.is_in_pace(cx.now)
         })
     }
 
     /// Binds a delivery to a packet id and sends it, unless it must wait for the disk.
     fn start(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
         account(&delivery, cx);
+        if let Some(link) = &mut self.link {
+            link.count_pace(&delivery, cx.now);
+        }
         let given = self.persistent && delivery.from != self.queue_id;
         let leaves = delivery.qos == QoS::ExactlyOnce && (delivery.durable || given);
         let (mut message, mut from) = (delivery.message.id, delivery.from);
@@ -440,6 +462,9 @@ impl Session {
                 self.drop_delivery(&delivery, DropReason::Expired, cx);
             } else if !self.may_read(delivery.message.topic(), cx) {
                 self.refuse(&delivery, cx);
+            } else if delivery.qos == QoS::AtMostOnce {
+                // It waited for its turn: only where the pace is bounded does one at QoS 0 wait.
+                self.deliver_at_most_once(&delivery, true, cx);
             } else {
                 self.start(delivery, cx);
             }

@@ -103,6 +103,24 @@ impl Session {
         }
     }
 
+    /// Whether a delivery at QoS 0 has to wait for its turn, where the pace is bounded.
+    pub(super) fn paces(&mut self, now: Instant) -> bool {
+        let Some(link) = self.link.as_mut().filter(|link| link.pace.is_some()) else { return false };
+        link.open && (!self.queue.is_empty() || !link.is_in_pace(now))
+    }
+
+    /// At QoS 0 it waits in memory behind what waits there, within the bounds of a transient session's queue.
+    pub(super) fn enqueue_at_most_once(&mut self, delivery: Delivery, cx: &mut Context<'_>) {
+        let (messages, bytes) = self.queue.window().loose();
+        let most = cx.limits.transient_queue_bytes.min(cx.outbound_limit);
+        let fits = messages < cx.limits.transient_queue_messages && bytes + delivery.message.size() <= most;
+        if !fits {
+            return self.drop_delivery(&delivery, DropReason::Qos0SlowConsumer, cx);
+        }
+        account(&delivery, cx);
+        self.queue.window_mut().push(delivery);
+    }
+
     /// Applies the overflow policy; whether there is a place.
     fn make_room(&mut self, delivery: &Delivery, cx: &mut Context<'_>) -> bool {
         if self.fits(delivery, cx) {
@@ -227,6 +245,11 @@ impl Session {
 
     /// The connection is gone, and what groups gave is back with them: what is on disk need not be in memory too.
     pub fn release_window(&mut self, cx: &mut Context<'_>) {
+        // At QoS 0 nothing was promised to one who is not there.
+        for delivery in self.queue.window_mut().take(|delivery| delivery.qos == QoS::AtMostOnce) {
+            unaccount(&delivery, cx);
+            self.drop_delivery(&delivery, DropReason::Qos0SlowConsumer, cx);
+        }
         self.queue.release(self.queue_id, cx.paging);
         self.refill(cx);
     }

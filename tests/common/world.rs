@@ -10,6 +10,8 @@ use weirmq::broker::restore::distribute;
 use weirmq::broker::retained::RetainedLimits;
 use weirmq::broker::shard::{Attach, CloseReason, Closed, ConnectionId, ReceiveState, Shard, ShardSettings};
 use weirmq::broker::shared::Shared;
+use weirmq::flow::RateRule;
+use weirmq::flow::registry::Flow;
 use weirmq::limits::{Limits, QueueRule, ShareRule};
 use weirmq::message::PeerId;
 use weirmq::outbound::Outbound;
@@ -89,6 +91,8 @@ pub struct WorldSettings {
     pub limits: Limits,
     pub share_rules: Vec<ShareRule>,
     pub queue_rules: Vec<QueueRule>,
+    pub rates: Vec<RateRule>,
+    pub deliveries: Vec<RateRule>,
     pub sys_interval: Duration,
     /// Makes the store of each shard.
     pub store: Box<dyn Fn() -> Box<dyn Store>>,
@@ -104,6 +108,8 @@ impl Default for WorldSettings {
             limits: Limits::default(),
             share_rules: Vec::new(),
             queue_rules: vec![QueueRule::default()],
+            rates: Vec::new(),
+            deliveries: Vec::new(),
             sys_interval: Duration::ZERO,
             store: Box::new(|| Box::new(MemoryStore::default())),
             restored: Restored::default(),
@@ -131,6 +137,7 @@ impl World {
             bytes: limits.retained_bytes,
         }));
         let stats: Vec<Arc<Stats>> = (0..settings.shards).map(|_| Arc::new(Stats::default())).collect();
+        let flow = Arc::new(Flow::new(settings.rates, settings.deliveries));
         let credits = Arc::new(Credits::new(settings.shards.into()));
         let count = settings.shards;
         let mut shares = distribute(settings.restored, &shared, &settings.queue_rules, count);
@@ -151,6 +158,7 @@ impl World {
                     limits: limits.clone(),
                     share_rules: settings.share_rules.clone().into(),
                     queue_rules: settings.queue_rules.clone().into(),
+                    flow: flow.clone(),
                     sys_interval: settings.sys_interval,
                     stats: stats.clone().into(),
                     credits: credits.clone(),
@@ -181,8 +189,13 @@ impl World {
         let assigned = format!("assigned-{}", self.clients.len());
         let client_id = if connect.client_id.is_empty() { &assigned } else { connect.client_id };
         let shard = home(client_id, self.shards.len());
-        let attach =
-            Attach { connect: &connect, client_id, assigned: connect.client_id.is_empty(), principal };
+        let attach = Attach {
+            connect: &connect,
+            client_id,
+            assigned: connect.client_id.is_empty(),
+            principal,
+            listener: "127.0.0.1:1883",
+        };
         let connection = self.shards[shard].connect(self.now, attach)?;
         self.clients.push(Client {
             version: connect.version,

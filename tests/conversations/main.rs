@@ -19,6 +19,7 @@ mod paging;
 mod paging_groups;
 mod paging_limits;
 mod pressure;
+mod rates;
 mod restart;
 mod retained;
 mod sessions;

@@ -56,6 +56,7 @@ impl Broker {
             limits: limits.clone(),
             share_rules: plan.share_rules.clone().into(),
             queue_rules: vec![plan.rule.clone()].into(),
+            flow: Arc::default(),
             sys_interval: Duration::ZERO,
             stats: stats.clone().into(),
             credits: credits.clone(),

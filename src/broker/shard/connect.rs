@@ -164,7 +164,8 @@ impl Shard {
         let connect = attach.connect;
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
-        let link = Link::new(generation, connect, keep_alive, &self.core.limits, now);
+        let mut link = Link::new(generation, connect, keep_alive, &self.core.limits, now);
+        self.bound_rates(now, attach, &mut link);
         let session = &mut self.sessions[index as usize];
         session.expiry = expiry;
         // The same user, by what may be a newer token.
@@ -265,7 +266,7 @@ impl Shard {
     ) {
         let stopping = self.stopping;
         let Some(session) = self.session_of(connection) else { return };
-        let Some(link) = session.detach(now) else { return };
+        let Some(mut link) = session.detach(now) else { return };
         let ends = session.expiry == Expiry::AT_ONCE;
         if !with_will || (stopping && ends) {
             // [MQTT-3.14.4-3]
@@ -274,6 +275,7 @@ impl Shard {
         let will_now = !stopping && session.will.as_ref().is_some_and(|will| will.delay == 0);
         let timeout = session.next_timeout();
         let client_id = session.client_id.clone();
+        self.keep_throttle(now, &client_id, &mut link);
         self.forget_parked(&link);
         self.closed.push_back(Closed { connection, client_id, outbound: link.outbound, reason });
         self.core.account(link.accounted, 0);

@@ -250,7 +250,7 @@ impl Shard {
     /// made the group, so Interest is asked whether an unknown group exists.
     fn offer(&mut self, now: Instant, target: &GroupTarget, messages: &[Arc<Message>]) {
         let queue = target.queue;
-        if !self.know_group(target) {
+        if !self.know_group(now, target) {
             return self.core.stats.count_drop(DropReason::SessionEnded, messages.len() as u64);
         }
         for message in messages {
@@ -259,7 +259,7 @@ impl Shard {
         }
     }
 
-    fn know_group(&mut self, target: &GroupTarget) -> bool {
+    fn know_group(&mut self, now: Instant, target: &GroupTarget) -> bool {
         if self.groups.contains_key(&target.queue) {
             return true;
         }
@@ -268,14 +268,15 @@ impl Shard {
         }
         let GroupTarget { queue, group: name, filter, meter, .. } = target;
         let paged = self.core.store.has_pages();
-        let settings = GroupSettings { queue: *queue, name, filter, meter: meter.clone(), paged };
+        let pace = self.settings.flow.group_pace(now, name);
+        let settings = GroupSettings { queue: *queue, name, filter, meter: meter.clone(), paged, pace };
         self.groups.insert(*queue, Group::new(settings, &self.settings.share_rules));
         true
     }
 
     fn join(&mut self, now: Instant, join: Join) {
         let queue = join.group;
-        if self.groups.contains_key(&queue) || self.know_group(&join.target(self.settings.id)) {
+        if self.groups.contains_key(&queue) || self.know_group(now, &join.target(self.settings.id)) {
             self.with_group(now, queue, |group, cx, give| group.join(join, cx, give));
         }
     }
@@ -302,6 +303,9 @@ impl Shard {
         let cx = &mut self.core.group_context(now, &self.shared);
         step(group, cx, &mut |peer, item| outbox.push(peer, item));
         self.core.account(before, group.buffered());
+        if group.pace.is_some() {
+            self.list_paced_group(queue);
+        }
     }
 
     /// A group gives a message to a member that lives here. One meant for an earlier joining is not

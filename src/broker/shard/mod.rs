@@ -9,6 +9,7 @@ mod disk;
 mod levels;
 mod pause;
 mod publish;
+mod rate;
 mod reload;
 mod replay;
 mod restore;
@@ -30,7 +31,9 @@ use super::shared::Shared;
 use super::subscriptions::Subscriptions;
 use super::sys::SysTopics;
 use super::timers::Timers;
+use super::waiters::Waiters;
 use crate::acl::Current;
+use crate::flow::registry::Flow;
 use crate::limits::{Limits, QueueRule, ShareRule};
 use crate::message::{Message, MessageIds, PeerId, QueueId};
 use crate::outbound::Outbound;
@@ -50,13 +53,14 @@ use access::Granted;
 use deliver::{Incoming, RUN_BYTES};
 use disk::Awaiting;
 use pause::Waiting;
+use rate::Departed;
 use replay::Replays;
 
 pub use census::Census;
 pub use reload::Rules;
 
 /// A connection: a slot of the shard's session table, and which of the session's connections it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     /// Index into the sessions.
     pub session: u32,
@@ -75,6 +79,8 @@ pub struct Attach<'a> {
     pub assigned: bool,
     /// Whom it has proved to be.
     pub principal: &'a Principal,
+    /// The listener that it came by, as the configuration names it.
+    pub listener: &'a str,
 }
 
 /// How far [`Shard::receive`] came.
@@ -136,6 +142,8 @@ pub struct ShardSettings {
     pub share_rules: Arc<[ShareRule]>,
     /// The limits of durable queues.
     pub queue_rules: Arc<[QueueRule]>,
+    /// How fast messages may come in and go out.
+    pub flow: Arc<Flow>,
     /// How often `$SYS` topics are brought up to date; zero for never.
     pub sys_interval: Duration,
     /// Every shard's counters, in the order of their numbers.
@@ -168,6 +176,11 @@ pub struct Shard {
     crowded: bool,
     closed: VecDeque<Closed>,
     waiting: Waiting,
+    /// Who waits for tokens.
+    waiters: Waiters,
+    departed: Departed,
+    /// The PUBLISH at hand is beyond its client's rate, and is to be refused.
+    over_rate: bool,
     resumed: VecDeque<ConnectionId>,
     /// The server stops: what is left is the next one's.
     stopping: bool,
@@ -294,6 +307,9 @@ impl Shard {
             crowded: false,
             closed: VecDeque::new(),
             waiting: Waiting::default(),
+            waiters: Waiters::default(),
+            departed: Departed::default(),
+            over_rate: false,
             resumed: VecDeque::new(),
             stopping: false,
             granted: Granted::default(),
@@ -340,7 +356,7 @@ impl Shard {
     ) -> Result<Step, ProtocolError> {
         let max = self.core.limits.max_packet_size;
         let Some(link) = self.link_of(connection) else { return Ok(Step::Closed) };
-        let version = link.version;
+        let (version, throttled) = (link.version, link.throttle.is_some());
         let Some(frame) = Frame::first(version, bytes, max)? else { return Ok(Step::Incomplete) };
         if self.pauses(connection, bytes[0]) {
             return Ok(Step::Paused);
@@ -349,6 +365,12 @@ impl Shard {
             0 => {}
             taken => return Ok(Step::Packet(taken)),
         }
+        if throttled
+            && pause::is_publish(bytes[0])
+            && let Some(step) = self.throttle(now, connection, frame.bytes())?
+        {
+            return Ok(step);
+        }
         let packet = frame.decode()?;
         if let Some(link) = self.link_of(connection) {
             link.last_packet = now;
@@ -356,7 +378,11 @@ impl Shard {
         if let Some(step) = self.park_behind(now, connection, frame.bytes()) {
             return Ok(step);
         }
-        Ok(match self.take_packet(now, connection, packet)? {
+        let taken = self.take_packet(now, connection, packet);
+        if throttled {
+            self.over_rate = false;
+        }
+        Ok(match taken? {
             Taken::Whole => Step::Packet(frame.bytes().len()),
             Taken::Full => self.park(now, connection, frame.bytes()),
             Taken::Last => Step::Closed,
@@ -449,8 +475,12 @@ impl Shard {
             self.crowded |= link.outbound.len() >= link.outbound_before as usize + CROWDED;
         }
         let waits = session.may_await();
+        let paced = session.is_paced();
         if !self.replays.is_empty() && session.is_idle(self.core.outbound_limit) {
             self.replays.wake(index);
+        }
+        if paced {
+            self.list_paced(index);
         }
         if waits {
             self.list_awaiting(index);

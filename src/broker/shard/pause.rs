@@ -1,6 +1,6 @@
 //! Back-pressure on clients: who is not read from, and until when. A lane is over its credit, the store has too much to do
 //! or too much of this client's, a full queue rejects what an MQTT 3 client publishes, or a client does not read what it is
-//! answered.
+//! answered. (Who publishes too fast is `rate`'s matter.)
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -225,7 +225,7 @@ impl Shard {
         }
     }
 
-    fn resume(&mut self, connection: ConnectionId) {
+    pub(super) fn resume(&mut self, connection: ConnectionId) {
         if let Some(link) = self.link_of(connection) {
             link.paused = None;
             self.resumed.push_back(connection);
@@ -294,6 +294,6 @@ impl Shard {
 }
 
 /// Whether a packet that begins with `first` is a PUBLISH.
-fn is_publish(first: u8) -> bool {
+pub(super) fn is_publish(first: u8) -> bool {
     first >> 4 == 3
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ConnectionId, Shard, Taken};
+use super::{ConnectionId, Shard, Taken, rate};
 use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;
@@ -74,6 +74,9 @@ impl Shard {
         let checked = self.check_topic(message.topic_bytes());
         let checked = checked.and_then(|()| self.check_publish_access(connection.session, &message));
         let outcome = match checked {
+            Ok(()) if self.over_rate => {
+                Err(Refusal::new(ReasonCode::QuotaExceeded, rate::TOO_FAST, DropReason::RateLimited))
+            }
             Ok(()) => self.publish(now, message, origin),
             Err(refusal) => Err(refusal),
         };

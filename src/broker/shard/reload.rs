@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use crate::flow::registry::Flow;
 use crate::limits::{Limits, QueueRule, ShareRule};
+use crate::message::QueueId;
 
 /// What may change while a shard runs.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Rules {
     pub share_rules: Arc<[ShareRule]>,
     /// The limits of durable queues.
     pub queue_rules: Arc<[QueueRule]>,
+    /// How fast messages may come in and go out.
+    pub flow: Arc<Flow>,
     /// How often `$SYS` topics are brought up to date; zero for never.
     pub sys_interval: Duration,
 }
@@ -23,7 +27,7 @@ pub struct Rules {
 impl Shard {
     /// Goes on by these rules.
     pub fn reconfigure(&mut self, now: Instant, rules: &Rules) {
-        let Rules { limits, share_rules, queue_rules, sys_interval } = rules.clone();
+        let Rules { limits, share_rules, queue_rules, flow, sys_interval } = rules.clone();
         self.settings.limits = limits.clone();
         self.core.buffer_budget = limits.outbound_total / usize::from(self.settings.peers);
         self.core.outbound_limit = limits.outbound_buffer;
@@ -32,6 +36,23 @@ impl Shard {
         self.sys.set_interval(now, sys_interval);
         self.settings.sys_interval = sys_interval;
         self.bind_queues(share_rules, queue_rules);
+        self.pace_groups(now, flow);
+    }
+
+    /// Share groups go on at their new pace; clients at theirs when they connect.
+    fn pace_groups(&mut self, now: Instant, flow: Arc<Flow>) {
+        if Arc::ptr_eq(&self.settings.flow, &flow) {
+            return;
+        }
+        self.settings.flow = flow;
+        let queues: Vec<QueueId> = self.groups.keys().copied().collect();
+        for queue in queues {
+            let flow = self.settings.flow.clone();
+            self.with_group(now, queue, |group, cx, give| {
+                group.pace = flow.group_pace(now, group.name());
+                group.pump(cx, give);
+            });
+        }
     }
 
     /// A queue that holds more than it may now takes nothing more, or drops at its next message, as its rule says.

@@ -135,7 +135,7 @@ impl Shard {
         // Of a persistent session: what is replayed, and not yet said to be.
         let mut unsaid = None;
         let more = retained.scan(filter, &mut replay.position, SLICE, |message| {
-            if !session.is_idle(cx.outbound_limit) {
+            if !(session.is_idle(cx.outbound_limit) && session.is_in_pace(now)) {
                 return ControlFlow::Break(());
             }
             // A newer version comes live; an expired one is no longer there to be had.

@@ -46,7 +46,8 @@ impl Shard {
         self.count_waiting(group.waiting);
         let paged = self.core.store.has_pages();
         let HomeGroup { queue, name, filter, .. } = group;
-        let settings = GroupSettings { queue: *queue, name, filter, meter: meter.clone(), paged };
+        let pace = self.settings.flow.group_pace(now, name);
+        let settings = GroupSettings { queue: *queue, name, filter, meter: meter.clone(), paged, pace };
         let mut home = Group::new(settings, &self.settings.share_rules);
         home.restore_backlog(group.waiting, now);
         self.groups.insert(group.queue, home);

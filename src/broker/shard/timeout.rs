@@ -19,7 +19,8 @@ impl Shard {
         if self.stopping {
             return None;
         }
-        [self.timers.next(), self.sys.next(), self.waiting.next_retry()].into_iter().flatten().min()
+        let others = [self.sys.next(), self.waiting.next_retry(), self.waiters.next()];
+        self.timers.next().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Does whatever is due.
@@ -33,6 +34,7 @@ impl Shard {
             self.session_timeout(now, index);
         }
         self.retry_full(now);
+        self.wake_waiters(now);
         self.update_sys(now);
     }
 
