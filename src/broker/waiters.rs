@@ -26,8 +26,9 @@ pub enum Waiter {
 }
 
 /// All that wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiters {
+    random: fastrand::Rng,
     due: BTreeSet<(Instant, Due)>,
     /// By where the bucket is; a line holds it, so that no other can be there.
     lines: HashMap<usize, Line, foldhash::fast::FixedState>,
@@ -46,14 +47,15 @@ struct Line {
     waiting: VecDeque<Waiter>,
     /// How many more may go on before it rests; `None`: its turn has not begun.
     left: Option<usize>,
-    /// Somebody went on in its present turn.
-    took: bool,
-    /// How long after the bucket opens it has its turn. Other shards have lines for the same bucket: the one that took
-    /// from it last comes after those that did not.
-    delay: Duration,
 }
 
 impl Waiters {
+    /// Nobody waits.
+    pub fn new(seed: u64) -> Waiters {
+        let random = fastrand::Rng::with_seed(seed);
+        Waiters { random, due: BTreeSet::new(), lines: HashMap::default() }
+    }
+
     /// `waiter` is to hear when `tokens` has some.
     pub fn add(&mut self, waiter: Waiter, tokens: &Tokens) {
         match tokens {
@@ -64,13 +66,7 @@ impl Waiters {
                 let place = Arc::as_ptr(bucket).addr();
                 let line = self.lines.entry(place).or_insert_with(|| {
                     self.due.insert((tokens.wake_at(), Due::Line(place)));
-                    Line {
-                        bucket: bucket.clone(),
-                        waiting: VecDeque::new(),
-                        left: None,
-                        took: false,
-                        delay: Duration::ZERO,
-                    }
+                    Line { bucket: bucket.clone(), waiting: VecDeque::new(), left: None }
                 });
                 line.waiting.push_back(waiter);
             }
@@ -102,7 +98,6 @@ impl Waiters {
             if *left > 0 && line.bucket.is_open(now) {
                 if let Some(waiter) = line.waiting.pop_front() {
                     *left -= 1;
-                    line.took = true;
                     return Some(waiter);
                 }
                 self.lines.remove(&place);
@@ -110,10 +105,11 @@ impl Waiters {
                 continue;
             }
             self.due.remove(&(at, due));
-            let took = std::mem::take(&mut line.took);
-            line.delay = if took { STEP.1.min(line.bucket.patience()) } else { line.delay / 2 };
             line.left = None;
-            self.due.insert(((line.bucket.wake_at() + line.delay).max(now + STEP.1), due));
+            // Other shards have lines for the same bucket. By chance each is the first now and then.
+            let longest = STEP.1.min(line.bucket.patience()).as_nanos() as u64;
+            let delay = Duration::from_nanos(self.random.u64(0..=longest));
+            self.due.insert(((line.bucket.wake_at() + delay).max(now + STEP.1), due));
         }
     }
 }
@@ -132,7 +128,7 @@ mod tests {
         let now = Instant::now();
         let mut tokens = Tokens::Own(Own::new(Rate { messages: 10, bytes: 0, burst: Duration::ZERO }, now));
         tokens.take(now, 1);
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(1);
         waiters.add(reader(1), &tokens);
         let at = waiters.next().expect("waits");
         assert_eq!(at - now, Duration::from_millis(100));
@@ -146,7 +142,7 @@ mod tests {
         let rate = Rate { messages: 1000, bytes: 0, burst: Duration::from_millis(10) };
         let bucket = Arc::new(Shared::new(rate, start));
         while bucket.pass(start) {}
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(1);
         (0..1000).for_each(|n| waiters.add(reader(n), &Tokens::Shared(bucket.clone())));
         let (mut order, mut wakes) = (Vec::new(), 0);
         while let Some(at) = waiters.next() {
@@ -165,7 +161,7 @@ mod tests {
         let start = Instant::now();
         let rate = Rate { messages: 1000, bytes: 0, burst: Duration::from_millis(10) };
         let bucket = Arc::new(Shared::new(rate, start));
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(1);
         (0..40).for_each(|n| waiters.add(reader(n), &Tokens::Shared(bucket.clone())));
         let gone = |waiters: &mut Waiters, now| std::iter::from_fn(|| waiters.due(now)).count();
         let mut counts = Vec::new();

@@ -307,7 +307,7 @@ impl Shard {
             crowded: false,
             closed: VecDeque::new(),
             waiting: Waiting::default(),
-            waiters: Waiters::default(),
+            waiters: Waiters::new(settings.seed),
             departed: Departed::default(),
             over_rate: false,
             resumed: VecDeque::new(),
