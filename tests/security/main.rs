@@ -12,6 +12,7 @@ mod common {
 
 mod authorisation;
 mod before_connect;
+mod descriptors;
 mod passwords;
 
 use std::fs;
