@@ -75,8 +75,10 @@ impl Shard {
         match throttle.take(now, frame.len()) {
             Verdict::Pass => Ok(None),
             Verdict::Wait(tokens) => {
-                self.waiters.add(Waiter::Reader(connection), tokens);
-                link.paused = Some(Pause::Rate);
+                // Whoever is offered more before it is resumed waits once all the same.
+                if link.paused.replace(Pause::Rate) != Some(Pause::Rate) {
+                    self.waiters.add(Waiter::Reader(connection), tokens);
+                }
                 Ok(Some(Step::Paused))
             }
             Verdict::Reject if link.version == Version::V5 => {
