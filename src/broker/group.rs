@@ -162,7 +162,7 @@ impl Group {
         };
         // Where the pace is bounded it waits for its turn like the others, in memory.
         if message.qos == QoS::AtMostOnce && (self.pace.is_none() || !self.roster.is_online()) {
-            let may = |member: &Member| member.may_read(message.topic(), cx.rules);
+            let may = |member: &Member| member.may_read(message, cx.rules);
             match self.roster.choose(&delivery, cx.random, false, may) {
                 Some(index) => self.give(index, delivery, cx, give),
                 None if self.is_for_nobody(&delivery, cx) => cx.stats.count_drop(DropReason::Revoked, 1),
@@ -270,7 +270,7 @@ impl Group {
                 }
                 continue;
             }
-            let may = |member: &Member| member.may_read(delivery.message.topic(), cx.rules);
+            let may = |member: &Member| member.may_read(&delivery.message, cx.rules);
             let Some(member) = self.roster.choose(delivery, cx.random, true, may) else {
                 if self.is_for_nobody(delivery, cx) {
                     if let Some(barred) = self.queue.window_mut().remove(index) {
@@ -299,11 +299,11 @@ impl Group {
     /// Whether no member may read it, here or still on its way here.
     fn is_for_nobody(&self, delivery: &Delivery, cx: &GroupContext<'_>) -> bool {
         let members = &self.roster.members;
-        let topic = delivery.message.topic();
+        let message = &delivery.message;
         cx.rules.acl.is_some()
             && !members.is_empty()
-            && !members.iter().any(|member| member.may_read(topic, cx.rules))
-            && !cx.shared.interest().group_reads(&self.filter, &self.name, topic)
+            && !members.iter().any(|member| member.may_read(message, cx.rules))
+            && !cx.shared.interest().group_reads(&self.filter, &self.name, message.topic())
     }
 
     /// Other rules hold: what its members may have is to be asked anew.

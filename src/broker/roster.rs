@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::acl::{Current, Owner};
 use crate::limits::Strategy;
-use crate::message::{PeerId, QueueId};
+use crate::message::{Message, PeerId, QueueId};
 use crate::protocol::packet::QoS;
 use crate::session::Delivery;
 use crate::target::Identifiers;
@@ -162,9 +162,10 @@ impl Member {
         self.given.len() < usize::from(self.window)
     }
 
-    /// Whether its client may be sent messages to `topic`.
-    pub(super) fn may_read(&self, topic: &str, rules: &Current) -> bool {
+    /// Whether its client may be sent `message`. Without rules not even the topic is looked at.
+    pub(super) fn may_read(&self, message: &Message, rules: &Current) -> bool {
         let Some(acl) = rules.acl.as_ref().filter(|_| !self.reads_all) else { return true };
+        let topic = message.topic();
         self.owner.as_ref().map_or(!acl.asks_who(topic), |owner| acl.may_read(owner.who(), topic))
     }
 }

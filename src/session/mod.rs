@@ -460,7 +460,7 @@ impl Session {
             unaccount(&delivery, cx);
             if delivery.message.is_expired(cx.now) {
                 self.drop_delivery(&delivery, DropReason::Expired, cx);
-            } else if !self.may_read(delivery.message.topic(), cx) {
+            } else if !self.may_read(&delivery.message, cx) {
                 self.refuse(&delivery, cx);
             } else if delivery.qos == QoS::AtMostOnce {
                 // It waited for its turn: only where the pace is bounded does one at QoS 0 wait.
@@ -482,15 +482,15 @@ impl Session {
         Owner { principal: self.principal.clone(), client_id: self.client_id.clone() }
     }
 
-    /// Whether its client may be sent messages to `topic`. What comes live was asked when it was routed; what waited is
+    /// Whether its client may be sent `message`. What comes live was asked when it was routed; what waited is
     /// asked when it goes.
-    fn may_read(&self, topic: &str, cx: &Context<'_>) -> bool {
-        cx.acl.is_none_or(|acl| acl.may_read(self.who(), topic))
+    fn may_read(&self, message: &Message, cx: &Context<'_>) -> bool {
+        cx.acl.is_none_or(|acl| acl.may_read(self.who(), message.topic()))
     }
 
     /// Takes what a share group gives; `decided` if the rules that the group went by hold here.
     pub fn take_given(&mut self, delivery: Delivery, decided: bool, cx: &mut Context<'_>) {
-        if decided || self.may_read(delivery.message.topic(), cx) {
+        if decided || self.may_read(&delivery.message, cx) {
             self.deliver(delivery, cx);
         } else if delivery.qos == QoS::AtMostOnce {
             // The group has forgotten it: it would not come back.
