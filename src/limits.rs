@@ -53,6 +53,10 @@ pub struct Limits {
     pub keep_alive_max: u16,
     /// Connections in all; 0: no limit.
     pub max_connections: usize,
+    /// Connections that may arrive in a second, in all; 0: no limit.
+    pub max_connection_rate: usize,
+    /// The same, from one remote address.
+    pub max_connection_rate_per_address: usize,
     /// Sessions in all, connected or not.
     pub max_sessions: usize,
     /// Bytes under way from one shard to another before publishers are paused.
@@ -89,6 +93,8 @@ impl Default for Limits {
             topic_alias_maximum: 32,
             keep_alive_max: 0,
             max_connections: 0,
+            max_connection_rate: 0,
+            max_connection_rate_per_address: 0,
             max_sessions: 1_000_000,
             lane_bytes: 4 * MIB,
             session_expiry_max: Some(Duration::from_secs(30 * 24 * 60 * 60)),

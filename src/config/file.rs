@@ -143,6 +143,8 @@ pub(super) struct LimitsSettings {
     pub(super) topic_alias_maximum: Option<Number<u16, 0, 65_535>>,
     pub(super) keep_alive_max: Option<KeepAlive>,
     pub(super) max_connections: Option<Count<0>>,
+    pub(super) max_connection_rate: Option<Count<0>>,
+    pub(super) max_connection_rate_per_address: Option<Count<0>>,
     pub(super) max_sessions: Option<Count<1>>,
     pub(super) lane_bytes: Option<Memory>,
     pub(super) reject_timeout: Option<Time<0, DAY>>,

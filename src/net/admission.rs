@@ -3,14 +3,16 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::limits::Limits;
 
+use super::arrivals::Arrivals;
 use super::stream::Peer;
 
 /// The bounds of the process.
@@ -19,6 +21,9 @@ pub struct Admission {
     max_handshakes: AtomicUsize,
     max_per_address: AtomicUsize,
     handshakes: Mutex<Handshakes>,
+    arrivals: Mutex<Arrivals<From>>,
+    /// Whether those are bounded.
+    is_slow: AtomicBool,
     connections: Counted,
 }
 
@@ -91,6 +96,8 @@ impl Admission {
             max_handshakes: AtomicUsize::new(0),
             max_per_address: AtomicUsize::new(0),
             handshakes: Mutex::default(),
+            arrivals: Mutex::default(),
+            is_slow: AtomicBool::new(false),
             connections: Counted::new(0),
         };
         admission.set_limits(limits);
@@ -102,6 +109,14 @@ impl Admission {
         self.max_handshakes.store(limits.max_handshakes.max(1), Relaxed);
         self.max_per_address.store(limits.max_handshakes_per_address.max(1), Relaxed);
         self.connections.most.store(limits.max_connections, Relaxed);
+        let rates = (limits.max_connection_rate, limits.max_connection_rate_per_address);
+        self.arrivals().set_limits(rates.0, rates.1, Instant::now());
+        self.is_slow.store(rates != (0, 0), Relaxed);
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals<From>> {
+        // Nothing in here can be left half done.
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
@@ -140,6 +155,12 @@ impl Gate {
     /// Has room for `most` connections from now on. Who is in stays.
     pub fn set_most(&self, most: usize) {
         self.connections.most.store(most, Relaxed);
+    }
+
+    /// Whether a client may come from there now, as far as the rate of connections goes.
+    pub(super) fn admits(&self, peer: Peer) -> bool {
+        let admission = &self.admission;
+        !admission.is_slow.load(Relaxed) || admission.arrivals().admit(From::of(peer), Instant::now())
     }
 
     /// Makes room for one more handshake of this listener.

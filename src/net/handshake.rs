@@ -50,6 +50,9 @@ pub(super) struct Arrival {
     pub(super) permit: Permit,
 }
 
+/// What the log says of those who come too soon after others.
+const TOO_MANY: &str = "connections arrive faster than the configured rate";
+
 /// A socket before its CONNECT.
 struct Entrance {
     stream: Stream,
@@ -58,6 +61,8 @@ struct Entrance {
     received: Vec<u8>,
     /// The socket has given something.
     heard: bool,
+    /// Connections do not arrive faster than they may.
+    in_time: bool,
 }
 
 /// A CONNECT that may be put before a shard, once its client has proved who it is.
@@ -103,12 +108,17 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
     let deadline = Instant::now() + shell.limits().connect_timeout;
     let introduced = introduction::run(&door, stream, address, deadline).await;
     let Some((stream, address, first)) = introduced else { return };
+    let in_time = door.gate.admits(address);
+    if !in_time && door.tls.is_some() {
+        // To tell it so would take the handshake, which is what costs.
+        return info!(%address, reason = TOO_MANY, "refused");
+    }
     let (place, evicted) = door.gate.enter(address);
     let transport = match door.transport() {
         Ok(transport) => transport,
         Err(error) => return info!(%address, %error, "refused"),
     };
-    let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false };
+    let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false, in_time };
     let outcome = tokio::select! {
         outcome = timeout_at(deadline, entrance.connect(&shell, &door, &first, address)) => outcome,
         _ = evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
@@ -153,6 +163,9 @@ impl Entrance {
         let refuse = |reason, detail: &'static str| {
             Failure::Refused(Refusal::of(&connect, ProtocolError::new(reason, detail)))
         };
+        if !self.in_time {
+            return Err(refuse(ReasonCode::ConnectionRateExceeded, TOO_MANY));
+        }
         let assigned = match connect.client_id {
             "" => {
                 Some(new_client_id().ok_or_else(|| refuse(ReasonCode::ServerUnavailable, "no randomness"))?)

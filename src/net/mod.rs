@@ -7,6 +7,7 @@
 //! its bytes and MQTT's is a [`transport`]: nothing, [`tls`], or a [`websocket`].
 
 pub mod admission;
+mod arrivals;
 mod closing;
 mod connection;
 mod flusher;
