@@ -42,7 +42,8 @@
 //! 4. [`broker::interest`], [`broker::subscriptions`], [`broker::retained`]: the tables;
 //!    [`broker::shared`] says how their races end. [`broker::group`]: share groups.
 //! 5. [`store`]: the seam behind which things become durable.
-//! 6. `net` and `server`: the shell around it all.
+//! 6. [`auth`] and [`principal`]: who a client is, before anything of a session is touched.
+//! 7. `net` and `server`: the shell around it all.
 #![forbid(unsafe_code)]
 
 pub mod acl;

@@ -345,11 +345,18 @@ fn what_makes_no_sense_together_is_an_error_with_a_place() {
             "[[share]]\ngroup = \"a\"",
             "weirmq.toml:1:1: share[0]: a rule needs `group` and `strategy`".to_owned(),
         ),
+        (
+            "[auth.jwt]\nalgorithm = \"ES256\"",
+            "weirmq.toml:1:7: auth.jwt: tokens need `algorithm` and `key`".to_owned(),
+        ),
     ];
     for (text, expected) in table {
         assert_reads(&error_of(text), &expected, text);
     }
     assert_eq!(loaded(&format!("[[listener]]\nbind = \"0.0.0.0:1883\"\n{anonymous}")).listeners.len(), 1);
+    // With users, a listener lets in nobody else unless it says so.
+    let users = loaded("[auth]\npassword_file = \"users\"\n[[listener]]\nbind = \"0.0.0.0:1883\"");
+    assert!(users.auth.has_users() && !users.listeners[0].allow_anonymous);
     let two = format!("[[listener]]\nbind = \"127.0.0.1:0\"\n{anonymous}\n").repeat(2);
     assert_eq!(loaded(&two).listeners.len(), 2, "port 0 is another one each time");
 }

@@ -205,6 +205,23 @@ mod tests {
         assert!(users.contains_key("ann") && users.contains_key("carl") && passwords.len() == 2);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_bytes_are_there_is_an_answer(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            (at, byte) in (0..200usize, proptest::prelude::any::<u8>()),
+        ) {
+            let _ = Passwords::parse(&bytes);
+            // One that is nearly right: whoever comes in has still a name of his own and a whole hash.
+            let mut text = format!("ann:{HASH}\nbob:{HASH}\n").into_bytes();
+            let at = at % text.len();
+            text[at] = byte;
+            if let Ok(passwords) = Passwords::parse(&text) {
+                proptest::prop_assert!((1..=3).contains(&passwords.len()));
+            }
+        }
+    }
+
     #[test]
     fn whatever_is_odd_is_an_error_with_its_line() {
         for text in ["", "\n", "# nobody\n", " \n"] {

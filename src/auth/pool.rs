@@ -14,6 +14,9 @@ use super::hash::{MOST_MEMORY, Workspace};
 /// What all threads may hold to work in, in bytes; every hash that is read fits in.
 const MEMORY: usize = MOST_MEMORY as usize * 1024;
 
+/// How far the threads step back behind the shards where there is not enough for all.
+const NICENESS: i32 = 5;
+
 /// Clients that wait in all.
 const MOST_WAITING: usize = 1000;
 
@@ -136,6 +139,8 @@ impl Inner {
     }
 
     fn run(&self) {
+        // Who is connected comes before those who want to be. It is a favour, and no harm if the system refuses it.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
         let mut workspace = Workspace::default();
         let mut held = 0;
         while let Some(job) = self.next(&mut workspace, &mut held) {

@@ -4,7 +4,10 @@ use weirmq::principal::Principal;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::reason::ReasonCode;
 
+use crate::before_connect::users;
+use crate::common::client::Client;
 use crate::common::dialogue::*;
+use crate::common::process::Process;
 use crate::common::world::*;
 
 #[test]
@@ -33,4 +36,33 @@ fn a_session_is_not_taken_by_another_user() {
     let again = w.try_connect_as(&ann, &connect(V5, false)).expect("the same user");
     assert!(session_present(&w.clients[again].received.remove(0)));
     assert_eq!(w.closed_with(victim), Some(ReasonCode::SessionTakenOver));
+}
+
+#[test]
+fn a_session_on_disk_is_not_taken_by_another_user_after_a_restart() {
+    let config = "[[listener]]\nbind = \"127.0.0.1:0\"\n[auth]\npassword_file = \"{dir}/users\"\n\
+                  failure_delay = \"0s\"\n[store]\nsegment_size = \"1MiB\"\n";
+    let all = [("ann", "right"), ("bob", "his")];
+    let mut broker = Process::start(config, |folder| drop(users(folder, &all)));
+    let ask = |broker: &Process, (user, password): (&str, &str)| {
+        let mut client = Client::open(broker.addresses[0], V5);
+        let properties = list(&[expiry(3600)]);
+        client.send(&Packet::Connect(Connect {
+            username: Some(user),
+            password: Some(password.as_bytes()),
+            properties: properties.as_properties(),
+            ..connect(V5, "c", false)
+        }));
+        client
+    };
+    let mut ann = ask(&broker, all[0]);
+    assert!(!ann.accepted());
+    ann.subscribe("t", QoS::AtLeastOnce);
+    broker.kill();
+    broker.restart();
+    assert_eq!(ask(&broker, all[1]).refused(), ReasonCode::NotAuthorized);
+    let mut ann = ask(&broker, all[0]);
+    assert!(ann.accepted(), "it is still hers");
+    ann.publish("t", QoS::AtLeastOnce, b"to herself");
+    ann.expect_publish("t", b"to herself");
 }
