@@ -347,7 +347,7 @@ fn what_makes_no_sense_together_is_an_error_with_a_place() {
         ),
         (
             "[auth.jwt]\nalgorithm = \"ES256\"",
-            "weirmq.toml:1:7: auth.jwt: tokens need `algorithm` and `key`".to_owned(),
+            "weirmq.toml:1:1: auth.jwt: tokens need `algorithm` and `key`".to_owned(),
         ),
     ];
     for (text, expected) in table {

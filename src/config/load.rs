@@ -21,8 +21,8 @@ use crate::limits::{Limits, QueueRule, ShareRule};
 
 impl Config {
     /// Loads the files, in their order, those of a folder (`*.toml`) in the order of their names, and then the
-    /// environment's `WEIRMQ__SECTION__KEY`: what comes later wins, key by key; an array of tables (`[[listener]]`) is replaced
-    /// as a whole. Certificates and keys are read and checked.
+    /// environment's `WEIRMQ__SECTION__KEY`: what comes later wins, key by key; an array of tables (`[[listener]]`) is
+    /// replaced as a whole. Certificates and keys are read and checked.
     /// The environment's `STATE_DIRECTORY`, as systemd sets it, is where the data is unless anything says otherwise.
     ///
     /// # Errors

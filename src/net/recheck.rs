@@ -1,5 +1,6 @@
-//! After a reload: whoever came with a certificate that its listener accepts no longer, or with a password that is not the
-//! user's any more, is disconnected, and nobody else notices. Checking a certificate takes a while, so others have the thread in between.
+//! After a reload: whoever came with a certificate that its listener accepts no longer, or with a password that is not
+//! the user's any more, is disconnected, and nobody else notices. Checking a certificate takes a while, so others have the
+//! thread in between.
 
 use std::rc::Rc;
 use std::sync::Arc;

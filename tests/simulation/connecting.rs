@@ -37,7 +37,7 @@ struct Will {
 
 /// Some clients have a user name, and some are anonymous.
 fn owner_of(client: usize) -> Principal {
-    if client % 2 == 0 { Principal::ANONYMOUS } else { Principal::of_user(format!("user {client}")) }
+    if client.is_multiple_of(2) { Principal::ANONYMOUS } else { Principal::of_user(format!("user {client}")) }
 }
 
 impl Sim {
