@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -31,6 +32,7 @@ pub type Load = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 /// # Errors
 /// If it cannot start, if a shard or the store fails, or at a second signal.
 pub fn run(config: Config, load: Load, log: &Log) -> Result<(), ServerError> {
+    take_descriptors();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServerError::System)?;
     runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServerError::System)?;
@@ -48,6 +50,13 @@ pub fn run(config: Config, load: Load, log: &Log) -> Result<(), ServerError> {
             () = signals.end() => Err(ServerError::Interrupted),
         }
     })
+}
+
+/// Takes as many descriptors as the process may have: the limit below that is for programs that cannot count to 1024.
+fn take_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // Fewer are enough to begin with.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Until a signal asks for the end.
