@@ -13,6 +13,7 @@ mod common {
 mod authorisation;
 mod before_connect;
 mod descriptors;
+mod flood;
 mod passwords;
 
 use std::fs;
