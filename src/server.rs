@@ -7,6 +7,7 @@ mod doors;
 mod notify;
 mod pulse;
 mod reload;
+mod rules;
 mod run;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
+use crate::acl::AclError;
 use crate::auth::{Auth, Clocks, Done};
 use crate::broker::outbox::Credits;
 use crate::broker::restore::distribute;
@@ -52,6 +54,8 @@ pub enum ServerError {
     Tls(Bind, String),
     /// Who may connect cannot be said: a file of users cannot be used.
     Auth(ConfigError),
+    /// The ACL file cannot be used.
+    Acl(AclError),
     /// The data folder cannot be used.
     Data(String),
     /// The store failed for good: nothing that waits for it was acknowledged.
@@ -77,6 +81,7 @@ impl fmt::Display for ServerError {
             ServerError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             ServerError::Tls(address, detail) => write!(f, "cannot serve TLS on {address}: {detail}"),
             ServerError::Auth(error) => write!(f, "{error}"),
+            ServerError::Acl(error) => write!(f, "{error}"),
             ServerError::Data(error) => write!(f, "{error}"),
             ServerError::Store(error) => write!(f, "the store failed: {error}"),
             ServerError::System(error) => write!(f, "cannot start: {error}"),
@@ -127,6 +132,7 @@ impl Server {
         let (alive, ended) = mpsc::unbounded_channel();
         let failed = alive.clone();
         let failed = move |error| drop(failed.send(ServerError::Store(error)));
+        let acl = rules::load(&config)?;
         let Opened { handles, restored, data } = data::open(&config, &bells, failed)?;
         let admission = Arc::new(Admission::new(&config.limits));
         let clocks = Clocks { now: Instant::now, wall: SystemTime::now };
@@ -136,6 +142,9 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(retained_limits(&config.limits)));
         let flow = Arc::new(Flow::new(config.rates.clone(), config.deliveries.clone()));
+        if acl.is_some() {
+            shared.set_rules(acl);
+        }
         let mut server = Server {
             flow: flow.clone(),
             addresses: doors.addresses(),

@@ -101,11 +101,12 @@ impl Acl {
     pub fn load(path: &Path) -> Result<Acl, AclError> {
         let error = |line, reason| AclError { path: path.to_owned(), line, reason };
         let bytes = std::fs::read(path).map_err(|failure| error(None, failure.to_string()))?;
-        let acl = Acl::parse(&bytes).map_err(|Wrong { line, reason }| error(Some(line), reason))?;
-        for (line, doubt) in acl.file.iter().flat_map(|file| &file.doubts) {
-            tracing::warn!(file = %path.display(), line, "{doubt}");
-        }
-        Ok(acl)
+        Acl::parse(&bytes).map_err(|Wrong { line, reason }| error(Some(line), reason))
+    }
+
+    /// Lines of its file, by their numbers, that may say something else than was meant.
+    pub fn doubts(&self) -> impl Iterator<Item = &(usize, String)> {
+        self.file.iter().flat_map(|file| &file.doubts)
     }
 
     fn parse(bytes: &[u8]) -> Result<Acl, Wrong> {

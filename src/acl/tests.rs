@@ -271,7 +271,7 @@ fn model(lines: &[Line], user: usize, client_id: &str, topic: &str) -> (bool, bo
         .collect();
     let patterns: Vec<(&str, String)> = lines
         .iter()
-        .filter(|line| line.user.is_none() && !(topic.starts_with('$') && !line.filter.starts_with('$')))
+        .filter(|line| line.user.is_none() && (!topic.starts_with('$') || line.filter.starts_with('$')))
         .filter_map(|line| Some((line.access, in_words(&line.filter)?)))
         .collect();
     let decide = |wanted: &str| {
@@ -335,8 +335,8 @@ proptest! {
     ) {
         // A user's lines stand under its name, those of clients without one before all names.
         let mut text = String::new();
-        for user in 0..USERS.len() {
-            if let Some(name) = USERS[user] {
+        for (user, name) in USERS.iter().enumerate() {
+            if let Some(name) = name {
                 text += &format!("user {name}\n");
             }
             for line in lines.iter().filter(|line| line.user == Some(user)) {
@@ -347,8 +347,8 @@ proptest! {
             text += &format!("pattern {} {}\n", line.access, line.filter);
         }
         let acl = acl(&text);
-        for user in 0..USERS.len() {
-            let principal = USERS[user].map_or(Principal::ANONYMOUS, Principal::of_user);
+        for (user, name) in USERS.iter().enumerate() {
+            let principal = name.map_or(Principal::ANONYMOUS, Principal::of_user);
             let who = Who { principal: &principal, client_id };
             for topic in &topics {
                 let expected = model(&lines, user, client_id, topic);

@@ -95,6 +95,8 @@ pub(super) struct AuthSettings {
     pub(super) threads: Option<Number<usize, 1, 16>>,
     pub(super) max_wait: Option<Time<100, { 600 * SECOND }>>,
     pub(super) failure_delay: Option<Time<0, { 60 * SECOND }>>,
+    pub(super) acl_file: Option<PathBuf>,
+    pub(super) admins: Option<Vec<String>>,
     pub(super) jwt: Option<JwtSettings>,
 }
 

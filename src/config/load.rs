@@ -14,9 +14,10 @@ use super::network::Network;
 use super::source::{self, Source};
 use super::values::{Address, Carrier};
 use super::{
-    AuthConfig, Bind, CertificateFiles, Config, ConfigError, JwtConfig, ListenerConfig, StoreConfig,
-    TlsConfig, WebSocketConfig, certificates,
+    AccessConfig, AuthConfig, Bind, CertificateFiles, Config, ConfigError, JwtConfig, ListenerConfig,
+    StoreConfig, TlsConfig, WebSocketConfig, certificates,
 };
+use crate::acl::Acl;
 use crate::limits::{Limits, QueueRule, ShareRule};
 
 impl Config {
@@ -99,6 +100,7 @@ impl Layers {
             config.limits.session_expiry_max = expiry.0;
         }
         if let Some(auth) = settings.auth {
+            config.access = self.access(&auth)?;
             config.auth = self.auth(auth)?;
         }
         if let Some(listeners) = settings.listener {
@@ -320,6 +322,14 @@ impl Layers {
             certificates::read_chain(&cert).map_err(|reason| self.error(&format!("{path}.cert"), reason))?;
         certificates::read_key(&key, chain).map_err(|reason| self.error(&format!("{path}.key"), reason))?;
         Ok(CertificateFiles { cert, key })
+    }
+
+    fn access(&self, settings: &AuthSettings) -> Result<AccessConfig, ConfigError> {
+        let AuthSettings { acl_file, admins, .. } = settings;
+        if let Some(file) = acl_file {
+            Acl::load(file).map_err(|error| self.error("auth.acl_file", error))?;
+        }
+        Ok(AccessConfig { acl_file: acl_file.clone(), admins: admins.clone().unwrap_or_default() })
     }
 
     fn queues(&self, settings: Vec<QueueSettings>) -> Result<Vec<QueueRule>, ConfigError> {

@@ -36,6 +36,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Who may connect.
     pub auth: AuthConfig,
+    /// What clients may do.
+    pub access: AccessConfig,
     /// The bounds that the broker keeps.
     pub limits: Limits,
     /// How share groups pick a member; always ends in a rule for `*`.
@@ -61,6 +63,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             listeners: vec![ListenerConfig::default()],
             auth: AuthConfig::default(),
+            access: AccessConfig::default(),
             limits: Limits::default(),
             shared_subscriptions: vec![ShareRule::default()],
             queues: vec![QueueRule::default()],
@@ -131,6 +134,15 @@ impl Default for AuthConfig {
             jwt: None,
         }
     }
+}
+
+/// What clients may publish and read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessConfig {
+    /// The ACL file, which was well-formed when the configuration was loaded.
+    pub acl_file: Option<PathBuf>,
+    /// Users who may read `$SYS` where there is no ACL file.
+    pub admins: Vec<String>,
 }
 
 /// How what is to outlive the process is kept.
@@ -211,6 +223,16 @@ pub enum Bind {
         /// The file's permissions: who may write to it may connect.
         mode: u32,
     },
+}
+
+impl Bind {
+    /// Whether only this machine reaches it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Bind::Tcp(address) => address.ip().is_loopback(),
+            Bind::Unix { .. } => true,
+        }
+    }
 }
 
 impl fmt::Display for Bind {

@@ -13,7 +13,7 @@ use crate::flow::registry::Flow;
 use crate::net::lane::{Mail, Reload};
 use crate::net::listener::Door;
 
-use super::{Server, ServerError, retained_limits};
+use super::{Server, ServerError, retained_limits, rules};
 
 /// Tells when every shard goes by what was reloaded.
 #[must_use]
@@ -38,6 +38,7 @@ impl Server {
     /// # Errors
     /// As for [`Server::start`]; then everything is as it was.
     pub fn reload(&mut self, config: Config) -> Result<Taken, ServerError> {
+        let acl = rules::load(&config)?;
         let plan = self.doors.plan(&config.listeners, self.senders.len())?;
         self.auth.reload(&config).map_err(ServerError::Auth)?;
         let changes = self.doors.apply(plan);
@@ -53,7 +54,12 @@ impl Server {
         for key in needing_a_restart(&self.config, &config) {
             warn!(key, "has changed, which takes a restart: until then the old value holds");
         }
+        let access = match (acl, self.shared.rules()) {
+            (None, before) if before.acl.is_none() => before,
+            (acl, _) => self.shared.set_rules(acl),
+        };
         let rules = Rules {
+            access,
             limits: Arc::new(config.limits.clone()),
             share_rules: config.shared_subscriptions.clone().into(),
             queue_rules: config.queues.clone().into(),

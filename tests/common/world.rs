@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weirmq::acl::Acl;
 use weirmq::broker::outbox::{Batch, Credits};
 use weirmq::broker::restore::distribute;
 use weirmq::broker::retained::RetainedLimits;
@@ -96,6 +97,8 @@ pub struct WorldSettings {
     pub sys_interval: Duration,
     /// Makes the store of each shard.
     pub store: Box<dyn Fn() -> Box<dyn Store>>,
+    /// What clients may do.
+    pub acl: Option<Acl>,
     /// What there was before.
     pub restored: Restored,
 }
@@ -112,6 +115,7 @@ impl Default for WorldSettings {
             deliveries: Vec::new(),
             sys_interval: Duration::ZERO,
             store: Box::new(|| Box::new(MemoryStore::default())),
+            acl: None,
             restored: Restored::default(),
         }
     }
@@ -136,6 +140,9 @@ impl World {
             messages: limits.retained_messages,
             bytes: limits.retained_bytes,
         }));
+        if let Some(acl) = settings.acl {
+            shared.set_rules(Some(Arc::new(acl)));
+        }
         let stats: Vec<Arc<Stats>> = (0..settings.shards).map(|_| Arc::new(Stats::default())).collect();
         let flow = Arc::new(Flow::new(settings.rates, settings.deliveries));
         let credits = Arc::new(Credits::new(settings.shards.into()));
@@ -209,6 +216,15 @@ impl World {
         });
         self.run();
         Ok(self.clients.len() - 1)
+    }
+
+    /// Other rules about what clients may do hold from now on.
+    pub fn set_acl(&mut self, acl: Option<Acl>) {
+        let rules = self.shared.set_rules(acl.map(Arc::new));
+        for shard in &mut self.shards {
+            shard.set_rules(self.now, rules.clone());
+        }
+        self.run();
     }
 
     /// Connects with Clean Start and takes the CONNACK, which must be a success.

@@ -11,6 +11,7 @@ mod common {
     pub mod world;
 }
 
+mod access;
 mod directions;
 mod overflow;
 mod owners;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use crate::acl::Current;
 use crate::flow::registry::Flow;
 use crate::limits::{Limits, QueueRule, ShareRule};
 use crate::message::QueueId;
@@ -22,12 +23,14 @@ pub struct Rules {
     pub flow: Arc<Flow>,
     /// How often `$SYS` topics are brought up to date; zero for never.
     pub sys_interval: Duration,
+    /// What clients may do.
+    pub access: Current,
 }
 
 impl Shard {
     /// Goes on by these rules.
     pub fn reconfigure(&mut self, now: Instant, rules: &Rules) {
-        let Rules { limits, share_rules, queue_rules, flow, sys_interval } = rules.clone();
+        let Rules { limits, share_rules, queue_rules, flow, sys_interval, access } = rules.clone();
         self.settings.limits = limits.clone();
         self.core.buffer_budget = limits.outbound_total / usize::from(self.settings.peers);
         self.core.outbound_limit = limits.outbound_buffer;
@@ -37,6 +40,9 @@ impl Shard {
         self.settings.sys_interval = sys_interval;
         self.bind_queues(share_rules, queue_rules);
         self.pace_groups(now, flow);
+        if access.version != self.core.rules.version {
+            self.set_rules(now, access);
+        }
     }
 
     /// Share groups go on at their new pace; clients at theirs when they connect.
