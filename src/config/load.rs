@@ -403,7 +403,8 @@ fn set_limits(limits: &mut Limits, settings: &LimitsSettings) {
         topic_levels topic_length client_id_length max_inflight receive_maximum receive_bytes
         transient_queue_messages transient_queue_bytes outbound_buffer outbound_total
         subscriptions_per_session user_properties retained_messages retained_bytes topic_alias_maximum
-        keep_alive_max max_connections max_connection_rate max_connection_rate_per_address max_sessions lane_bytes reject_timeout
+        keep_alive_max max_connections max_connection_rate max_connection_rate_per_address max_sessions lane_bytes
+        reject_timeout
     );
 }
 
