@@ -228,6 +228,11 @@ fn refusals_come_in_a_form_that_the_client_reads_and_end_the_connection() {
     let first = Client::connect(small, Version::V5, "first");
     assert_eq!(refused(small, Version::V5, "second", true), ReasonCode::ServerBusy);
     assert_eq!(refused(small, Version::V4, "second", true), ReasonCode::ServerUnavailable);
+    // It may come again, for it takes its own place.
+    let mut old = first;
+    let first = Client::connect(small, Version::V5, "first");
+    assert_eq!(old.expect_disconnect(), ReasonCode::SessionTakenOver);
+    assert_eq!(refused(small, Version::V5, "second", true), ReasonCode::ServerBusy);
     first.disconnect();
     eventually("there is room again", || {
         let mut client = Client::open(small, Version::V4);

@@ -42,9 +42,12 @@ pub struct Gate {
     connections: Counted,
 }
 
-/// A connection that is counted until this is dropped.
+/// A connection that is counted until this is dropped, once it is counted.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Gate>);
+pub(super) struct Permit {
+    gate: Arc<Gate>,
+    counted: bool,
+}
 
 /// A handshake that is counted until this is dropped.
 #[derive(Debug)]
@@ -182,7 +185,15 @@ impl Gate {
             self.admission.connections.sub();
             return None;
         }
-        Some(Permit(self.clone()))
+        Some(Permit { gate: self.clone(), counted: true })
+    }
+}
+
+impl Gate {
+    /// Counts one more connection. Where there is no room for it, it may only take the place of another of its client,
+    /// which only the shard where that lives can tell: until then it is not counted.
+    pub(super) fn connect_or_take_over(self: &Arc<Self>) -> Permit {
+        self.connect().unwrap_or_else(|| Permit { gate: self.clone(), counted: false })
     }
 }
 
@@ -234,14 +245,29 @@ impl Counted {
 impl Permit {
     /// Whether it is one of this listener.
     pub(super) fn is_of(&self, gate: &Arc<Gate>) -> bool {
-        Arc::ptr_eq(&self.0, gate)
+        Arc::ptr_eq(&self.gate, gate)
+    }
+
+    /// Whether it is for a client that takes over a connection, and nobody else: there was no room.
+    pub(super) fn is_over(&self) -> bool {
+        !self.counted
+    }
+
+    /// It has taken one over, whose place it has from now on.
+    pub(super) fn count(&mut self) {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.gate.admission.connections.now.fetch_add(1, Relaxed);
+            self.gate.connections.now.fetch_add(1, Relaxed);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.admission.connections.sub();
-        self.0.connections.sub();
+        if self.counted {
+            self.gate.admission.connections.sub();
+            self.gate.connections.sub();
+        }
     }
 }
 

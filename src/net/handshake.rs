@@ -214,14 +214,12 @@ impl Entrance {
         // The threads are gone with the server.
         let Ok(verdict) = verdict else { return };
         let error = match verdict {
-            Ok(mut principal) => match door.gate.connect() {
-                Some(permit) => {
-                    principal.local = door.allow_anonymous && door.is_local();
-                    let accepted = Accepted { size, permit, assigned, principal, home };
-                    return self.bring_home(shell, accepted, address, (door, doorway));
-                }
-                None => ProtocolError::new(ReasonCode::ServerBusy, "the connections are at their limit"),
-            },
+            Ok(mut principal) => {
+                let permit = door.gate.connect_or_take_over();
+                principal.local = door.allow_anonymous && door.is_local();
+                let accepted = Accepted { size, permit, assigned, principal, home };
+                return self.bring_home(shell, accepted, address, (door, doorway));
+            }
             Err(refused) => {
                 let (_place, evicted) = door.gate.enter(address);
                 tokio::select! {

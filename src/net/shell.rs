@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::message::PeerId;
 use crate::protocol::codec;
 use crate::protocol::packet::{Packet, Version};
+use crate::protocol::reason::{ProtocolError, ReasonCode};
 use crate::stats::Stats;
 
 use super::closing;
@@ -192,18 +193,25 @@ impl Shell {
             principal: &principal,
             listener: &door.0.name,
         };
-        let opened = Opened { stream, transport, address, permit, rest };
+        let mut opened = Opened { stream, transport, address, permit, rest };
         if !recheck::admits_still(&door, &opened.transport, &principal) {
             let error = recheck::no_longer();
             info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
         }
         let mut turn = self.turn();
+        if opened.permit.is_over() && !turn.shard.is_connected(client_id) {
+            drop(turn);
+            let error = ProtocolError::new(ReasonCode::ServerBusy, "the connections are at their limit");
+            info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
+            return closing::refuse(self, opened, &Refusal::of(&connect, error));
+        }
         let connected = turn.shard.connect(Instant::now(), attach);
         // The connection that this one took over must leave its place first.
         self.reap(&mut turn);
         match connected {
             Ok(id) => {
+                opened.permit.count();
                 turn.sockets.insert(Socket::new(id, opened));
                 drop(turn);
                 spawn_local(ConnectionTask::new(self.clone(), id));

@@ -97,6 +97,11 @@ impl Shard {
         self.by_client.get(&self.sessions, client_id)
     }
 
+    /// Whether this client has a connection, which another one of it would take over.
+    pub fn is_connected(&self, client_id: &str) -> bool {
+        self.index_of(client_id).is_some_and(|index| self.sessions[index as usize].link.is_some())
+    }
+
     /// [MQTT-3.1.4-3]: a connection of the same client ends before the new one begins.
     fn take_over(&mut self, now: Instant, client_id: &str) {
         let Some(index) = self.index_of(client_id) else { return };
