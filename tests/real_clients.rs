@@ -1,4 +1,4 @@
-//! Clients of other makers against the broker, plain and over TLS. Each is used if it is installed;
+//! Clients of other makers against the broker, plain and over TLS, and over WebSockets. Each is used if it is installed;
 //! with `WEIRMQ_REQUIRE_CLIENTS=1` a missing one is a failure. `WEIRMQ_PYTHON` names the Python that
 //! has the clients, `MQTTJS` the folder in which mqtt.js was installed.
 #![allow(missing_docs)]
@@ -21,6 +21,19 @@ allow_anonymous = true
 [[listener]]
 bind = "127.0.0.1:0"
 allow_anonymous = true
+[listener.tls]
+cert = "{dir}/certs/server.pem"
+key = "{dir}/certs/server.key"
+
+[[listener]]
+bind = "127.0.0.1:0"
+allow_anonymous = true
+protocol = "websocket"
+
+[[listener]]
+bind = "127.0.0.1:0"
+allow_anonymous = true
+protocol = "websocket"
 [listener.tls]
 cert = "{dir}/certs/server.pem"
 key = "{dir}/certs/server.key"
@@ -49,6 +62,8 @@ fn script(interpreter: &str, name: &str, environment: &[(&str, String)]) {
         .arg(broker.port(0).to_string())
         .arg(broker.port(1).to_string())
         .arg(broker.folder.path().join("certs/ca.pem"))
+        .arg(broker.port(2).to_string())
+        .arg(broker.port(3).to_string())
         .envs(environment.iter().map(|(key, value)| (key, value))));
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);

@@ -142,6 +142,9 @@ impl Decoder {
         let mut taken = 0;
         loop {
             let filled = usize::from(self.filled);
+            if filled == 2 && self.header[1] & MASKED == 0 {
+                return Err(wrong("a frame without a mask"));
+            }
             if filled >= 2 && filled == header_size(self.header[1]) {
                 self.filled = 0;
                 self.frame = Some(self.judge()?);
@@ -160,9 +163,6 @@ impl Decoder {
         let opcode = first & 0x0F;
         if first & RESERVED != 0 {
             return Err(wrong("a frame with reserved bits"));
-        }
-        if second & MASKED == 0 {
-            return Err(wrong("a frame without a mask"));
         }
         let length = &self.header[2..header_size(second) - 4];
         let left = length.iter().fold(0, |left, byte| left << 8 | u64::from(*byte));
@@ -348,7 +348,7 @@ mod tests {
         for (expected, bytes) in [
             (Some(1003), frame(FIN | TEXT, b"text")),
             (Some(1003), frame(TEXT, b"")),
-            (Some(1002), vec![0x82, 0x01, 0, 0, 0, 0]),
+            (Some(1002), vec![0x82, 0x01]),
             (Some(1002), frame(FIN | 0x40 | BINARY, b"compressed")),
             (Some(1002), frame(FIN | 0x3, b"")),
             (Some(1002), frame(FIN | 0xB, b"")),

@@ -155,7 +155,7 @@ impl Entrance {
                 break size;
             }
             if self.transport.has_ended() {
-                return Err(Failure::Socket(io::ErrorKind::UnexpectedEof.into()));
+                return Err(Failure::Transport(io::ErrorKind::UnexpectedEof.into()));
             }
             self.read(shell).await?;
         };

@@ -1,5 +1,6 @@
-//! What lies between a socket's bytes and MQTT's: nothing, TLS, or a WebSocket. A transport only transforms bytes; who reads
-//! and writes the socket, and when, is the caller's business. So handshake and connection serve every transport alike.
+//! What lies between a socket's bytes and MQTT's: nothing, TLS, or a WebSocket. A transport only transforms bytes; who
+//! reads and writes the socket, and when, is the caller's business. So handshake and connection serve every transport
+//! alike.
 
 use std::io::{self, BufRead, IoSlice, Write};
 

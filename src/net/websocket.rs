@@ -33,6 +33,8 @@ enum Phase {
     Request { rules: Arc<WebSocketConfig>, bytes: Vec<u8> },
     /// It is a WebSocket.
     Open(Decoder),
+    /// Nothing more is taken from the client, and our Close is still to be said.
+    Parting { code: u16, unanswered: bool },
     /// Nothing follows in either direction; `unanswered`: the client has not said so itself.
     Over { unanswered: bool },
 }
@@ -76,38 +78,33 @@ impl WebSocket {
                 }
             }
         }
-        match &mut self.phase {
-            Phase::Open(decoder) => {
-                let decoded = decoder.decode(plain, from);
-                match (decoded, decoder.closed()) {
-                    (Err(violation), _) => {
-                        self.say_close(violation.code);
-                        Err(violated(violation.reason))
-                    }
-                    (Ok(()), Some(code)) => {
-                        self.say_close(code);
-                        self.phase = Phase::Over { unanswered: false };
-                        Ok(true)
-                    }
-                    (Ok(()), None) => Ok(false),
-                }
+        let Phase::Open(decoder) = &mut self.phase else {
+            plain.truncate(from);
+            return Ok(true);
+        };
+        // What MQTT has still to say goes before our Close, so that waits for the end.
+        match (decoder.decode(plain, from), decoder.closed()) {
+            (Err(violation), _) => {
+                self.phase = Phase::Parting { code: violation.code, unanswered: true };
+                Err(violated(violation.reason))
             }
-            _ => {
-                plain.truncate(from);
+            (Ok(()), Some(code)) => {
+                self.phase = Phase::Parting { code, unanswered: false };
                 Ok(true)
             }
+            (Ok(()), None) => Ok(false),
         }
     }
 
     /// It is the last frame of ours.
-    fn say_close(&mut self, code: u16) {
+    fn say_close(&mut self, code: u16, unanswered: bool) {
         frames::close(code, self.answers.buf());
-        self.phase = Phase::Over { unanswered: true };
+        self.phase = Phase::Over { unanswered };
     }
 
     /// Nothing more is taken from the client.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Over { .. })
+        matches!(self.phase, Phase::Parting { .. } | Phase::Over { .. })
     }
 
     /// We have said Close, and the client may be about to.
@@ -169,12 +166,20 @@ impl WebSocket {
 
     /// Between two frames: what the client is owed, and at the end our Close.
     fn gather_answers(&mut self, at_end: bool) {
-        let Phase::Open(decoder) = &mut self.phase else { return };
-        if let Some(payload) = decoder.take_ping() {
-            frames::pong(&payload, self.answers.buf());
-        }
-        if at_end {
-            self.say_close(frames::NORMAL);
+        match &mut self.phase {
+            Phase::Open(decoder) => {
+                if let Some(payload) = decoder.take_ping() {
+                    frames::pong(&payload, self.answers.buf());
+                }
+                if at_end {
+                    self.say_close(frames::NORMAL, true);
+                }
+            }
+            Phase::Parting { code, unanswered } if at_end => {
+                let (code, unanswered) = (*code, *unanswered);
+                self.say_close(code, unanswered);
+            }
+            _ => {}
         }
     }
 }

@@ -130,10 +130,18 @@ pub fn client_over<S: Below + 'static>(websocket: WebSocket<S>, version: Version
 pub fn open_wss(address: SocketAddr, version: Version, config: &Arc<ClientConfig>) -> Client {
     let socket = TcpStream::connect(address).expect("the broker accepts");
     socket.set_nodelay(true).expect("a socket");
+    client_over(websocket_over_tls(socket, address, config), version)
+}
+
+/// A WebSocket over TLS over a socket of one's own.
+pub fn websocket_over_tls(
+    socket: TcpStream,
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+) -> WebSocket<StreamOwned<ClientConnection, TcpStream>> {
     let name = ServerName::try_from("localhost").expect("a name");
     let tls = ClientConnection::new(config.clone(), name).expect("a client");
-    let (websocket, _) = open(request(address, &[]), StreamOwned::new(tls, socket)).expect("a WebSocket");
-    client_over(websocket, version)
+    open(request(address, &[]), StreamOwned::new(tls, socket)).expect("a WebSocket").0
 }
 
 /// Reads up to the broker's Close, whatever else comes before; its code.

@@ -1,13 +1,13 @@
-// mqtt.js: ten messages at each QoS, in 3.1, 3.1.1 and 5.0, plain and over TLS, in order.
+// mqtt.js: ten messages at each QoS, in 3.1, 3.1.1 and 5.0, plain and over TLS, over WebSockets too, in order.
 //
-// Arguments: PLAIN_PORT TLS_PORT CA_FILE. Prints "ok" and exits 0 when all arrived. The module is
+// Arguments: PLAIN_PORT TLS_PORT CA_FILE WS_PORT WSS_PORT. Prints "ok" and exits 0 when all arrived. The module is
 // found through MQTTJS, the folder that it was installed into.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const mqtt = createRequire(process.env.MQTTJS + "/package.json")("mqtt");
-const [plain, tls, ca] = [process.argv[2], process.argv[3], process.argv[4]];
+const [plain, tls, ca, ws, wss] = process.argv.slice(2);
 
 async function converse(protocolVersion, url, options, qos) {
   const name = `mqttjs-${protocolVersion}-${url.split(":")[0]}-${qos}`;
@@ -39,6 +39,8 @@ for (const version of [3, 4, 5]) {
   for (const qos of [0, 1, 2]) {
     await converse(version, `mqtt://localhost:${plain}`, {}, qos);
     await converse(version, `mqtts://localhost:${tls}`, { ca: readFileSync(ca) }, qos);
+    await converse(version, `ws://localhost:${ws}/mqtt`, {}, qos);
+    await converse(version, `wss://localhost:${wss}/mqtt`, { ca: readFileSync(ca) }, qos);
   }
 }
 clearTimeout(deadline);

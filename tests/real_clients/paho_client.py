@@ -1,6 +1,6 @@
-"""paho-mqtt: ten messages at each QoS, in 3.1, 3.1.1 and 5.0, plain and over TLS, in order.
+"""paho-mqtt: ten messages at each QoS, in 3.1, 3.1.1 and 5.0, plain and over TLS, over WebSockets too, in order.
 
-Arguments: PLAIN_PORT TLS_PORT CA_FILE. Prints "ok" and exits 0 when all arrived.
+Arguments: PLAIN_PORT TLS_PORT CA_FILE WS_PORT WSS_PORT. Prints "ok" and exits 0 when all arrived.
 """
 
 import queue
@@ -9,12 +9,12 @@ import sys
 import paho.mqtt.client as mqtt
 
 
-def converse(protocol, port, ca, qos):
+def converse(protocol, port, ca, qos, transport):
     received = queue.Queue()
     ready = queue.Queue()
     name = f"paho-{protocol}-{port}-{qos}"
     topic = f"real/{name}"
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol)
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, transport=transport)
     if ca:
         client.tls_set(ca_certs=ca)
     client.on_connect = lambda *args: client.subscribe(topic, qos)
@@ -32,11 +32,12 @@ def converse(protocol, port, ca, qos):
 
 
 def main():
-    plain, tls, ca = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    plain, tls, ca, ws, wss = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    ways = [(plain, None, "tcp"), (tls, ca, "tcp"), (ws, None, "websockets"), (wss, ca, "websockets")]
     for protocol in (mqtt.MQTTv31, mqtt.MQTTv311, mqtt.MQTTv5):
-        for port, authority in ((plain, None), (tls, ca)):
+        for port, authority, transport in ways:
             for qos in (0, 1, 2):
-                converse(protocol, port, authority, qos)
+                converse(protocol, port, authority, qos, transport)
     print("ok")
 
 

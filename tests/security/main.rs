@@ -7,6 +7,7 @@ mod common {
     pub mod client;
     pub mod dialogue;
     pub mod process;
+    pub mod websocket;
     pub mod world;
 }
 
@@ -14,7 +15,9 @@ mod authorisation;
 mod before_connect;
 mod descriptors;
 mod flood;
+mod entrance;
 mod passwords;
+mod websocket;
 
 use std::fs;
 use std::path::Path;
