@@ -299,6 +299,34 @@ fn every_mistake_names_file_line_column_and_key() {
             "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\nsocket_mode = \"0600\"",
             "weirmq.toml:4:15: listener[0].socket_mode: only a Unix socket is a file",
         ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\nprotocol = \"wss\"",
+            "weirmq.toml:4:12: listener[0].protocol: expected \"mqtt\" or \"websocket\", found \"wss\"",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\norigins = [\"https://a\"]",
+            "weirmq.toml:4:11: listener[0].origins: needs `protocol = …",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\nprotocol = \"websocket\"\norigins = []",
+            "weirmq.toml:5:11: listener[0].origins: nobody could connect…",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\nprotocol = \"websocket\"\norigins = [\"https://a/\"]",
+            "weirmq.toml:5:11: listener[0].origins: expected an origin…",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\nproxy_protocol = true",
+            "weirmq.toml:4:18: listener[0].proxy_protocol: needs `trusted_proxies`…",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\ntrusted_proxies = [\"10.0.0.0/8\"]",
+            "weirmq.toml:4:19: listener[0].trusted_proxies: needs `proxy_protocol = true`",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\ntrusted_proxies = [\"10.0.0.1/8\"]",
+            "weirmq.toml:4:19: listener[0].trusted_proxies: expected an IP address or a network…",
+        ),
         // Not TOML; lines and columns of characters, not bytes.
         ("shards = ", "weirmq.toml:1:…"),
         ("a = 1\nshards = 1\nshards = 2", "weirmq.toml:3:1: duplicate key"),
