@@ -214,6 +214,7 @@ fn over_tls_and_a_unix_socket(broker: &Process, wss: SocketAddr, header: &[u8]) 
 #[test]
 fn bounds_for_each_address_go_by_the_address_behind_the_proxy() {
     let server = serve(|config| {
+        config.shards = 1;
         config.limits.max_handshakes_per_address = 1;
         config.listeners[0].proxies = Some(vec!["127.0.0.0/8".parse().expect("a network")]);
     });
@@ -227,6 +228,10 @@ fn bounds_for_each_address_go_by_the_address_behind_the_proxy() {
     };
     let (mut evicted, _) = begin(1, "evicted");
     let (mut other, rest) = begin(2, "other");
+    // When this one is in, the shard has seen those that came before it.
+    let (mut third, rest_of_third) = begin(3, "third");
+    third.send_bytes(&rest_of_third);
+    third.accepted();
     // A second handshake from the first one's address makes room by ending that; the other address is another.
     let (mut second, rest_of_second) = begin(1, "second");
     evicted.expect_closed();

@@ -14,8 +14,8 @@ mod common {
 mod authorisation;
 mod before_connect;
 mod descriptors;
-mod flood;
 mod entrance;
+mod flood;
 mod passwords;
 mod websocket;
 
