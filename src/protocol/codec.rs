@@ -1,5 +1,5 @@
 //! The codec's front door: where a packet ends in a stream of bytes, and the way from bytes to
-//! [`Packet`](super::packet::Packet) and back.
+//! [`Packet`] and back.
 
 use super::decode::decode_body;
 use super::packet::{Packet, PacketId, PacketType, Version};
