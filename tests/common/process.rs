@@ -114,6 +114,15 @@ impl Process {
         self.log.lock().expect("nobody panics with the log").clone()
     }
 
+    /// Waits until it has logged this: what writes the log and what reads it are threads of their own.
+    pub fn logged(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            assert!(start.elapsed() < Duration::from_secs(20), "not in the log: {text}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Its resident memory, in bytes.
     pub fn resident(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");

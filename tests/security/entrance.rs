@@ -184,18 +184,9 @@ fn a_proxy_header_is_taken_from_trusted_peers_alone_and_gives_an_address() {
         ("over-tls", "203.0.113.7:4711"),
         ("over-unix", "203.0.113.7:4711"),
     ] {
-        is_logged(&broker, &format!("connected client_id={id} address={address}"));
+        broker.logged(&format!("connected client_id={id} address={address}"));
     }
-    is_logged(&broker, "not one of the trusted proxies");
-}
-
-/// Waits until the log has it: what writes it and what reads it are threads of their own.
-fn is_logged(broker: &Process, line: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !broker.log().contains(line) {
-        assert!(Instant::now() < deadline, "not in the log: {line}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    broker.logged("not one of the trusted proxies");
 }
 
 /// The header comes before TLS and all that follows.

@@ -282,6 +282,9 @@ fn under_load_a_revoked_client_is_cut_and_nobody_else_and_no_message_is_lost() {
 
     stream.end();
     // The publisher and the taker at their ends, the revoked one, and ann twice: nobody else, and these once.
+    for client in ["publisher", "revoked"] {
+        process.logged(&format!(" disconnected client_id={client} "));
+    }
     let log = process.log();
     assert!(!log.contains(" disconnected client_id=newcomer"), "{log}");
     for (client, reason) in [("publisher", "DISCONNECT"), ("revoked", "not accepted any more")] {
