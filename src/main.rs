@@ -35,6 +35,9 @@ fn serve(args: &ServeArgs) -> ExitCode {
         }
     };
     if args.test_config {
+        for doubt in Auth::check(&config).unwrap_or_default() {
+            eprintln!("weirmq: warning: {doubt}");
+        }
         println!("weirmq: the configuration is valid");
         return ExitCode::SUCCESS;
     }

@@ -137,7 +137,7 @@ impl Server {
         let admission = Arc::new(Admission::new(&config.limits));
         let clocks = Clocks { now: Instant::now, wall: SystemTime::now };
         let auth = Arc::new(Auth::start(&config, clocks).map_err(ServerError::Auth)?);
-        warn_of_open_passwords(&config);
+        warn_of_passwords(&config, &auth);
         let (doors, listeners) = Doors::open(&config.listeners, inherited, admission.clone(), auth.clone())?;
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(Shared::new(retained_limits(&config.limits)));
@@ -306,8 +306,11 @@ fn retained_limits(limits: &Limits) -> RetainedLimits {
     RetainedLimits { messages: limits.retained_messages, bytes: limits.retained_bytes }
 }
 
-/// Passwords that anybody on the way can read are worth a word at each start.
-fn warn_of_open_passwords(config: &Config) {
+/// Passwords or their hashes that others can read are worth a word at each start and each reload.
+fn warn_of_passwords(config: &Config, auth: &Auth) {
+    for doubt in auth.doubts() {
+        warn!("{doubt}");
+    }
     let is_open = |listener: &&ListenerConfig| match &listener.bind {
         Bind::Tcp(address) => listener.tls.is_none() && !address.ip().is_loopback(),
         Bind::Unix { .. } => false,

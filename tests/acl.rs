@@ -5,15 +5,13 @@
 mod common {
     pub mod client;
     pub mod dialogue;
+    pub mod mosquitto;
     pub mod world;
 }
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
-use tempfile::TempDir;
 use weirmq::acl::Acl;
 use weirmq::principal::Principal;
 use weirmq::protocol::packet::*;
@@ -22,76 +20,23 @@ use weirmq::protocol::reason::ReasonCode;
 
 use common::client::{Client, serve};
 use common::dialogue::{V5, codes, payloads};
+use common::mosquitto::{self, Mosquitto};
 use common::world::{World, WorldSettings, connect, options};
 
-/// Mosquitto's binary, where Debian puts it or where the path leads.
-fn mosquitto() -> Option<PathBuf> {
-    let places = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&places).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = places.map(|place| place.join("mosquitto")).find(|path| path.is_file());
-    if found.is_none() {
-        assert!(
-            std::env::var("WEIRMQ_REQUIRE_CLIENTS").is_err(),
-            "mosquitto is not installed, and is required"
-        );
-        // The macros would write to where the test harness throws away what successful tests say.
-        writeln!(std::io::stderr(), "SKIPPED: mosquitto is not installed").expect("standard error");
-    }
-    found
+/// Mosquitto with an ACL file. Whoever says that it is somebody is believed: it is the ACL that is asked here.
+fn mosquitto_with(binary: &Path, acl: &[u8]) -> Option<Mosquitto> {
+    let write = |folder: &Path| {
+        std::fs::write(folder.join("acl"), acl).expect("written");
+        format!("allow_anonymous true\nacl_file {}\n", folder.join("acl").display())
+    };
+    Mosquitto::start(binary, write)
 }
 
-/// Mosquitto with an ACL file, on a Unix socket of its own.
-struct Mosquitto {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Mosquitto {
-    /// `None` if it does not start with such a file.
-    fn start(binary: &Path, acl: &[u8]) -> Option<Mosquitto> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let place = |name: &str| folder.path().join(name);
-        std::fs::write(place("acl"), acl).expect("written");
-        // Whoever says that it is somebody is believed: it is the ACL that is asked here.
-        let config = format!(
-            "user root\nlistener 0 {}\nallow_anonymous true\nacl_file {}\nlog_dest stderr\n",
-            place("socket").display(),
-            place("acl").display()
-        );
-        std::fs::write(place("conf"), config).expect("written");
-        let mut command = Command::new(binary);
-        command
-            .arg("-c")
-            .arg(place("conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let runs = lines.by_ref().map_while(Result::ok).any(|line| line.contains(" running"));
-        if !runs {
-            child.wait().expect("it has ended");
-            return None;
-        }
-        // Its log has to be read for as long as it writes one.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Some(Mosquitto { child, folder })
-    }
-
-    fn open(&self, user: Option<&str>, client_id: &str) -> Client {
-        let mut client = Client::open_unix(&self.folder.path().join("socket"), V5);
-        client.send(&Packet::Connect(Connect { username: user, ..connect(V5, client_id, true) }));
-        client.accepted();
-        client
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn open(broker: &Mosquitto, user: Option<&str>, client_id: &str) -> Client {
+    let mut client = broker.open();
+    client.send(&Packet::Connect(Connect { username: user, ..connect(V5, client_id, true) }));
+    client.accepted();
+    client
 }
 
 /// Topics that are asked for, each by each client of each file.
@@ -152,11 +97,11 @@ struct Through {
 
 #[test]
 fn the_same_file_lets_through_what_mosquitto_lets_through() {
-    let Some(binary) = mosquitto() else { return };
+    let Some(binary) = mosquitto::program("mosquitto") else { return };
     let (mut granted, mut refused) = (0, 0);
     for file in FILES {
         let text = format!("{file}{ROOT}");
-        let mosquitto = Mosquitto::start(&binary, text.as_bytes()).expect("a file of its own format");
+        let mosquitto = mosquitto_with(&binary, text.as_bytes()).expect("a file of its own format");
         for (user, client_id) in CLIENTS {
             let expected = through_mosquitto(&mosquitto, user, client_id);
             let found = through_weirmq(&text, user, client_id);
@@ -170,8 +115,8 @@ fn the_same_file_lets_through_what_mosquitto_lets_through() {
 
 fn through_mosquitto(broker: &Mosquitto, user: Option<&str>, client_id: &str) -> Through {
     let mut through = Through::default();
-    let mut root = broker.open(Some("root"), "root");
-    let mut client = broker.open(user, client_id);
+    let mut root = open(broker, Some("root"), "root");
+    let mut client = open(broker, user, client_id);
     for topic in TOPICS {
         if client.publish(topic, QoS::AtLeastOnce, b"x") != ReasonCode::NotAuthorized {
             through.published.insert(topic);
@@ -234,7 +179,7 @@ fn through_weirmq(text: &str, user: Option<&str>, client_id: &str) -> Through {
 
 #[test]
 fn what_mosquitto_does_not_read_is_not_read_here() {
-    let Some(binary) = mosquitto() else { return };
+    let Some(binary) = mosquitto::program("mosquitto") else { return };
     for text in [
         "",
         "\n",
@@ -271,7 +216,7 @@ fn what_mosquitto_does_not_read_is_not_read_here() {
         "topic read \n",
     ] {
         let here = Acl::from_bytes(text.as_bytes());
-        let there = Mosquitto::start(&binary, text.as_bytes());
+        let there = mosquitto_with(&binary, text.as_bytes());
         assert_eq!(here.is_ok(), there.is_some(), "{text:?}: {here:?}");
     }
 }

@@ -164,18 +164,22 @@ struct Core {
 struct Rules {
     methods: Vec<Box<dyn Method>>,
     failure_delay: Duration,
+    /// What an operator should know of the files.
+    doubts: Vec<String>,
 }
 
 impl Rules {
     fn read(config: &AuthConfig) -> Result<Rules, ConfigError> {
-        let mut methods: Vec<Box<dyn Method>> = Vec::new();
+        let (mut methods, mut doubts): (Vec<Box<dyn Method>>, _) = (Vec::new(), Vec::new());
         if let Some(jwt) = &config.jwt {
             methods.push(Box::new(Tokens::read(jwt)?));
         }
         if let Some(file) = &config.password_file {
-            methods.push(Box::new(Passwords::read(file)?));
+            let passwords = Passwords::read(file)?;
+            doubts.extend(passwords.doubt().map(str::to_owned));
+            methods.push(Box::new(passwords));
         }
-        Ok(Rules { methods, failure_delay: config.failure_delay })
+        Ok(Rules { methods, failure_delay: config.failure_delay, doubts })
     }
 }
 
@@ -198,12 +202,17 @@ impl Auth {
         Ok(Auth { core: Arc::new(core), pool })
     }
 
-    /// Reads the files only to see that they can be used.
+    /// Reads the files only to see that they can be used; what an operator should know of them all the same.
     ///
     /// # Errors
     /// What is wrong with one, and in which line.
-    pub fn check(config: &Config) -> Result<(), ConfigError> {
-        Rules::read(&config.auth).map(drop)
+    pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
+        Rules::read(&config.auth).map(|rules| rules.doubts)
+    }
+
+    /// What an operator should know of the files that are in use.
+    pub fn doubts(&self) -> Vec<String> {
+        self.core.rules().doubts.clone()
     }
 
     /// Reads the files anew. What was remembered is forgotten: every client proves again who it is.

@@ -31,20 +31,35 @@ pub struct Passwords {
     /// Of each user the MAC of the password that was right: comparing it costs next to nothing, and it says nothing to
     /// anybody who does not have the key, which lives in this memory alone.
     remembered: Mutex<HashMap<Arc<str>, hmac::Tag>>,
+    /// What an operator should know of its file.
+    doubt: Option<String>,
 }
 
 impl Passwords {
-    /// Reads a file that nobody but its owner and group can read or write.
+    /// Reads a file that nobody but its owner and group can write to. One that everybody can read is a [doubt], and no
+    /// error: mosquitto_passwd makes its files so, and they are to work as they are.
     ///
     /// # Errors
     /// What is wrong with it, and in which line.
+    ///
+    /// [doubt]: Passwords::doubt
     pub fn read(path: &Path) -> Result<Passwords, ConfigError> {
-        let text = read_private(path)?;
-        Passwords::parse(&text).map_err(|(line, reason)| {
+        let (text, mode) = read_guarded(path, WRITE)?;
+        let mut passwords = Passwords::parse(&text).map_err(|(line, reason)| {
             let place = path.display();
             let place = if line == 0 { place.to_string() } else { format!("{place}:{line}") };
             ConfigError::at(place, reason)
-        })
+        })?;
+        passwords.doubt = (mode & READ != 0).then(|| {
+            let told = "every user of this machine can read the hashes in it, and try passwords against them";
+            format!("{}: {told} (mode {mode:o}): chmod 600 it, or 640", path.display())
+        });
+        Ok(passwords)
+    }
+
+    /// What an operator should know of the file, although it is used.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// Takes a file's contents.
@@ -72,7 +87,7 @@ impl Passwords {
         let dummy = costliest.ok_or_else(|| (0, "no user in it".to_owned()))?;
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| (0, "the system has no randomness".to_owned()))?;
-        Ok(Passwords { users, dummy, key, remembered: Mutex::default() })
+        Ok(Passwords { users, dummy, key, remembered: Mutex::default(), doubt: None })
     }
 
     /// How many users there are.
@@ -159,11 +174,21 @@ pub(super) fn check_user(user: &str) -> Result<(), String> {
     Err(reason.to_owned())
 }
 
+/// What users may do with a file who are neither its owner nor of its group: read it, write to it, anything at all.
+const READ: u32 = 0o004;
+const WRITE: u32 = 0o002;
+const ANYTHING: u32 = 0o007;
+
 /// Reads a file with secrets, unless others than its owner and group have access to it.
 ///
 /// # Errors
 /// It cannot be read, or others can.
 pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    read_guarded(path, ANYTHING).map(|(text, _)| text)
+}
+
+/// Reads a file with which others than its owner and group may do nothing that is `forbidden`; its mode.
+fn read_guarded(path: &Path, forbidden: u32) -> Result<(Vec<u8>, u32), ConfigError> {
     let wrong = |reason: String| ConfigError::at(path.display().to_string(), reason);
     let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
     // Of the file that was opened, not of one that has taken its name since.
@@ -171,16 +196,17 @@ pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, ConfigError> {
     if !facts.is_file() {
         return Err(wrong("not a file".to_owned()));
     }
-    if facts.mode() & 0o007 != 0 {
-        let mode = facts.mode() & 0o777;
-        return Err(wrong(format!("everybody has access to it (mode {mode:o}): chmod 600 it, or 640")));
+    let mode = facts.mode() & 0o777;
+    if mode & forbidden != 0 {
+        let access = if mode & WRITE != 0 { "can write to it" } else { "has access to it" };
+        return Err(wrong(format!("everybody {access} (mode {mode:o}): chmod 600 it, or 640")));
     }
     if facts.len() > LARGEST {
         return Err(wrong(format!("{} bytes: too large", facts.len())));
     }
     let mut text = Vec::new();
     file.take(LARGEST).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
-    Ok(text)
+    Ok((text, mode))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::flow::registry::Flow;
 use crate::net::lane::{Mail, Reload};
 use crate::net::listener::Door;
 
-use super::{Server, ServerError, retained_limits, rules};
+use super::{Server, ServerError, retained_limits, rules, warn_of_passwords};
 
 /// Tells when every shard goes by what was reloaded.
 #[must_use]
@@ -41,6 +41,7 @@ impl Server {
         let acl = rules::load(&config)?;
         let plan = self.doors.plan(&config.listeners, self.senders.len())?;
         self.auth.reload(&config).map_err(ServerError::Auth)?;
+        warn_of_passwords(&config, &self.auth);
         let changes = self.doors.apply(plan);
         self.addresses = self.doors.addresses();
         self.admission.set_limits(&config.limits);

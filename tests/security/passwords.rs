@@ -16,6 +16,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use weirmq::auth::Auth;
 use weirmq::auth::hash::Hash;
 use weirmq::config::{
     AuthConfig, CertificateFiles, Config, IdentityFrom, JwtAlgorithm, JwtConfig, ListenerConfig, TlsConfig,
@@ -109,15 +110,44 @@ fn empty_or_malformed_password_files_let_nobody_in_and_a_bad_reload_keeps_the_ol
 #[test]
 fn secrets_that_everybody_can_read_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = users(folder.path(), &[("ann", "right")]);
+    let secret = private(folder.path(), "secret", "of a token, and long enough to be one");
+    let jwt = JwtConfig {
+        algorithm: JwtAlgorithm::Hs256,
+        key: secret.clone(),
+        user_claim: "sub".to_owned(),
+        issuer: None,
+        audience: None,
+    };
+    let mut config = config_with(&users(folder.path(), &[("ann", "right")]));
+    config.auth.jwt = Some(jwt);
     for mode in [0o604, 0o644, 0o602, 0o601, 0o666, 0o777] {
-        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("its own");
-        let error = refusal_of(&file);
+        fs::set_permissions(&secret, Permissions::from_mode(mode)).expect("its own");
+        let error = Server::start(config.clone()).map(drop).expect_err("open to everybody").to_string();
         assert!(error.contains("everybody") && error.contains("chmod 600"), "{mode:o}: {error}");
     }
     for mode in [0o600, 0o640, 0o400] {
+        fs::set_permissions(&secret, Permissions::from_mode(mode)).expect("its own");
+        Server::start(config.clone()).expect("nobody else can read it");
+    }
+}
+
+/// Whoever can write to it is whoever he likes. That others can read it has to be: mosquitto_passwd makes its files so,
+/// and they are to work as they are; but it is said.
+#[test]
+fn a_password_file_that_everybody_can_write_is_refused_and_one_that_everybody_can_read_is_warned_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = users(folder.path(), &[("ann", "right")]);
+    for mode in [0o602, 0o666, 0o646, 0o777] {
         fs::set_permissions(&file, Permissions::from_mode(mode)).expect("its own");
-        Server::start(config_with(&file)).expect("nobody else can read it");
+        let error = refusal_of(&file);
+        assert!(error.contains("everybody can write") && error.contains("chmod 600"), "{mode:o}: {error}");
+    }
+    for (mode, doubts) in [(0o604, 1), (0o644, 1), (0o600, 0), (0o640, 0), (0o400, 0)] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("its own");
+        let found = Auth::check(&config_with(&file)).expect("it is used");
+        assert_eq!(found.len(), doubts, "{mode:o}: {found:?}");
+        assert!(found.iter().all(|doubt| doubt.contains("can read") && doubt.contains("chmod 600")));
+        Server::start(config_with(&file)).expect("it is used");
     }
 }
 
