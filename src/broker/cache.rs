@@ -1,11 +1,16 @@
 //! [`TopicCache`]: what a topic led to, for as long as nothing has changed. One generation at a time: the first use
-//! under a newer one empties it. Bounded by bytes, oldest out.
+//! under a newer one empties it. Bounded by bytes: once it is full, a topic comes in only when it is asked for again
+//! within some thousand others, and the oldest goes. So a flood of topics that never repeat costs no more than asking, and
+//! what was there stays.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+
+/// How many topics that were not let in are remembered, by a mark of 16 bits each.
+const MARKS: usize = 4096;
 
 /// What an entry costs besides its topic and its value's own bytes: itself, its place in the queue and in the table.
 const OVERHEAD: usize = 96;
@@ -20,6 +25,8 @@ pub(super) struct TopicCache<V> {
     next_number: u64,
     bytes: usize,
     limit: usize,
+    /// What was lately not let in, by hash; empty until the cache is full for the first time.
+    marks: Vec<u16>,
 }
 
 struct Entry<V> {
@@ -40,6 +47,7 @@ impl<V> TopicCache<V> {
             next_number: 0,
             bytes: 0,
             limit,
+            marks: Vec::new(),
         }
     }
 
@@ -53,8 +61,9 @@ impl<V> TopicCache<V> {
         Some(&self.entries.find(hash, |entry| &*entry.topic == topic)?.value)
     }
 
-    /// Remembers what `topic` led to in `generation`; `bytes` is what `value` holds on the heap. What is out of date
-    /// already, or too large for the whole cache, is not kept.
+    /// Remembers what `topic` led to in `generation`; `bytes` is what `value` holds on the heap. Not kept is what is out
+    /// of date already, what is too large for the whole cache, and, where others must go for it, what comes for the first
+    /// time in a while.
     pub(super) fn insert(&mut self, topic: &str, generation: u64, value: V, bytes: usize) {
         let bytes = bytes + topic.len() + size_of::<V>() + OVERHEAD;
         if generation < self.generation || bytes > self.limit {
@@ -65,6 +74,9 @@ impl<V> TopicCache<V> {
         }
         let hash = self.hasher.hash_one(topic);
         if self.entries.find(hash, |entry| &*entry.topic == topic).is_some() {
+            return;
+        }
+        if self.bytes + bytes > self.limit && !self.comes_again(hash) {
             return;
         }
         while self.bytes + bytes > self.limit {
@@ -89,6 +101,15 @@ impl<V> TopicCache<V> {
         self.ages.clear();
         self.bytes = 0;
         self.generation = generation;
+    }
+
+    /// Whether the topic of this hash was not let in a while ago; the next time it was.
+    fn comes_again(&mut self, hash: u64) -> bool {
+        if self.marks.is_empty() {
+            self.marks = vec![0; MARKS];
+        }
+        let mark = (hash >> 48) as u16;
+        std::mem::replace(&mut self.marks[hash as usize % MARKS], mark) == mark
     }
 
     fn drop_oldest(&mut self) {
@@ -118,18 +139,32 @@ mod tests {
     }
 
     #[test]
-    fn never_holds_more_than_its_limit_and_drops_the_oldest() {
+    fn never_holds_more_than_its_limit() {
         let limit = 10 * (OVERHEAD + 1 + size_of::<u32>() + 100);
         let mut cache = TopicCache::new(limit);
-        for (number, topic) in ('a'..='z').enumerate() {
+        for (number, topic) in ('a'..='z').cycle().take(100).enumerate() {
             cache.insert(&topic.to_string(), 0, number as u32, 100);
             assert!(cache.bytes() <= limit);
+            assert_eq!(cache.entries.len(), cache.ages.len());
         }
-        let kept: String = ('a'..='z').filter(|topic| cache.get(&topic.to_string(), 0).is_some()).collect();
-        assert_eq!(kept, "qrstuvwxyz");
-        assert_eq!(cache.entries.len(), cache.ages.len());
+        let before = cache.entries.len();
+        cache.insert("large", 0, 0, limit);
         cache.insert("large", 0, 0, limit);
         assert_eq!(cache.get("large", 0), None);
-        assert_eq!(cache.get("z", 0), Some(&25), "what cannot be kept drops nothing");
+        assert_eq!(cache.entries.len(), before, "what cannot be kept drops nothing");
+    }
+
+    #[test]
+    fn when_it_is_full_what_comes_twice_replaces_the_oldest_and_what_comes_once_nothing() {
+        let limit = 3 * (OVERHEAD + 1 + size_of::<u32>() + 100);
+        let mut cache = TopicCache::new(limit);
+        ["a", "b", "c"].into_iter().for_each(|topic| cache.insert(topic, 0, 0, 100));
+        cache.insert("d", 0, 0, 100);
+        let kept = |cache: &mut TopicCache<u32>| -> String {
+            ["a", "b", "c", "d"].into_iter().filter(|topic| cache.get(topic, 0).is_some()).collect()
+        };
+        assert_eq!(kept(&mut cache), "abc");
+        cache.insert("d", 0, 0, 100);
+        assert_eq!(kept(&mut cache), "bcd");
     }
 }
