@@ -549,14 +549,16 @@ impl World {
 impl Client {
     fn take_in(&mut self, bytes: &[u8]) {
         self.partial.extend_from_slice(bytes);
-        while let Ok(Some(len)) = codec::frame(Some(self.version), &self.partial, codec::MAX_PACKET_SIZE) {
-            if len > self.partial.len() {
-                return;
-            }
-            let rest = self.partial.split_off(len);
-            let bytes = std::mem::replace(&mut self.partial, rest);
-            self.received.push(Frame { version: self.version, bytes });
+        let mut at = 0;
+        while let Ok(Some(len)) =
+            codec::frame(Some(self.version), &self.partial[at..], codec::MAX_PACKET_SIZE)
+        {
+            let Some(bytes) = self.partial.get(at..at + len) else { break };
+            // A copy of the right size: a frame is not to hold the buffer of all that came with it.
+            self.received.push(Frame { version: self.version, bytes: bytes.to_vec() });
+            at += len;
         }
+        self.partial.drain(..at);
     }
 }
 

@@ -8,9 +8,11 @@ mod common {
     pub mod dialogue;
     pub mod process;
     pub mod websocket;
+    pub mod wire;
     pub mod world;
 }
 
+mod after_connect;
 mod authorisation;
 mod before_connect;
 mod descriptors;
@@ -39,7 +41,7 @@ fn rows() -> Vec<(String, Vec<(String, String)>)> {
 #[test]
 fn the_table_names_tests_that_exist() {
     let rows = rows();
-    assert!(rows.len() > 30, "only {} rows", rows.len());
+    assert!(rows.len() > 45, "only {} rows", rows.len());
     for (class, tests) in rows {
         for (file, name) in tests {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
