@@ -12,7 +12,8 @@ pub struct Principal {
     pub token: Option<Arc<Token>>,
     /// It came by a listener on loopback that lets anybody in.
     pub local: bool,
-    /// Tells the password that proved it from those that the user had before or will have; 0: it was no password.
+    /// Tells the password that proved it from those that the user had before or will have, or the key of the token that did
+    /// from others; 0: it was neither.
     pub credential: u32,
 }
 

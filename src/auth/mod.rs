@@ -246,7 +246,7 @@ impl Auth {
         None
     }
 
-    /// Whether a client's password is still the right one, if it was by a password that it proved who it is.
+    /// Whether a client's password or token would still do, if it was by one that it proved who it is.
     pub fn vouches(&self, principal: &Principal) -> bool {
         let Some(user) = principal.user().filter(|_| principal.credential != 0) else { return true };
         self.core.rules().methods.iter().any(|method| method.vouches(user, principal.credential))

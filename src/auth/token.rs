@@ -1,6 +1,7 @@
 //! JSON Web Tokens: a password that says who the client is, until when, and what it may do, signed by somebody whose key
 //! the configuration names. One algorithm is accepted, the configured one, whatever a token says of itself.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Tokens {
     key: DecodingKey,
     validation: Validation,
     user_claim: String,
+    /// Tells by which key and whose word tokens were taken; not 0.
+    mark: u32,
 }
 
 impl Tokens {
@@ -92,7 +95,8 @@ impl Tokens {
             validation.set_issuer(&[issuer]);
             validation.required_spec_claims.insert("iss".to_owned());
         }
-        Ok(Tokens { key, validation, user_claim: config.user_claim.clone() })
+        let mark = mark(config, &key);
+        Ok(Tokens { key, validation, user_claim: config.user_claim.clone(), mark })
     }
 
     /// Whose a token is and what it says; `wall` in seconds since 1970.
@@ -116,7 +120,8 @@ impl Tokens {
         let expires = ends.and_then(|ends| work.now.checked_add(Duration::from_secs(ends - work.wall)));
         let (publish, subscribe) = (filters(&claims, "publish")?, filters(&claims, "subscribe")?);
         let token = Token { expires, publish, subscribe };
-        Ok(Principal { token: Some(Arc::new(token)), ..Principal::of_user(subject) })
+        let credential = self.mark;
+        Ok(Principal { token: Some(Arc::new(token)), credential, ..Principal::of_user(subject) })
     }
 }
 
@@ -130,6 +135,18 @@ impl Method for Tokens {
             },
         }
     }
+
+    /// The token itself was not kept, but one by this key and of this issuer would still be taken.
+    fn vouches(&self, _user: &str, credential: u32) -> bool {
+        credential == self.mark
+    }
+}
+
+/// Of everything that a token is held against.
+fn mark(config: &JwtConfig, key: &DecodingKey) -> u32 {
+    let JwtConfig { algorithm, key: _, user_claim, issuer, audience } = config;
+    let state = foldhash::quality::FixedState::default();
+    state.hash_one((*algorithm as u8, key.try_get_as_bytes().ok(), user_claim, issuer, audience)) as u32 | 1
 }
 
 /// Whether a password has the form of a token: three parts, of which the first is a JSON object.

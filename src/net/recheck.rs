@@ -1,6 +1,6 @@
-//! After a reload: whoever came with a certificate that its listener accepts no longer, or with a password that is not
-//! the user's any more, is disconnected, and nobody else notices. Checking a certificate takes a while, so others have the
-//! thread in between.
+//! After a reload: whoever came with a certificate that its listener accepts no longer, with a password that is not the
+//! user's any more, or with nothing where that is no longer enough, is disconnected, and nobody else notices. Checking a
+//! certificate takes a while, so others have the thread in between.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::time::{Instant, SystemTime};
 use rustls_pki_types::UnixTime;
 use tokio::task::yield_now;
 
+use crate::auth::Auth;
+use crate::auth::certificate::identity;
 use crate::broker::shard::ConnectionId;
 use crate::principal::Principal;
 use crate::protocol::reason::{ProtocolError, ReasonCode};
@@ -39,32 +41,54 @@ pub(super) async fn run(shell: Rc<Shell>, reload: Arc<Reload>) {
 fn look(state: &mut State, id: ConnectionId, reload: &Reload) {
     let Some(socket) = state.sockets.get(id) else { return };
     let door = reload.recheck.iter().find(|door| socket.permit.is_of(&door.gate));
-    let is_certified = door.is_none_or(|door| admits(door, &socket.transport));
-    let is_known = state.shard.principal(id).is_none_or(|principal| reload.auth.vouches(principal));
-    if !is_certified || !is_known {
-        state.shard.close(Instant::now(), id, no_longer());
+    let Some(principal) = state.shard.principal(id) else { return };
+    let objection = door.and_then(|door| objection(door, &socket.transport, principal));
+    if let Some(why) = objection.or_else(|| withdrawn(&reload.auth, principal)) {
+        state.shard.close(Instant::now(), id, no_longer(why));
     }
 }
 
-/// Whether a reload that came between a client's handshake and its CONNACK would let it in.
+/// Why a reload that came between a client's handshake and its CONNACK would not let it in.
+///
+/// # Errors
+/// What it is to be told.
 pub(super) fn admits_still(
     (door, doorway): &(Arc<Door>, Doorway),
     transport: &Transport,
     principal: &Principal,
-) -> bool {
+) -> Result<(), ProtocolError> {
     let now = doorway.borrow();
-    (Arc::ptr_eq(door, &now) || admits(&now, transport)) && now.auth.vouches(principal)
+    let other = (!Arc::ptr_eq(door, &now)).then_some(&*now);
+    let objection = other.and_then(|door| objection(door, transport, principal));
+    objection.or_else(|| withdrawn(&now.auth, principal)).map_or(Ok(()), |why| Err(no_longer(why)))
 }
 
-/// Whether who came over this transport might come by this door.
-fn admits(door: &Door, transport: &Transport) -> bool {
-    let (Some(tls), Some(session)) = (&door.tls, transport.tls()) else { return true };
-    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let chain = session.peer_certificates().unwrap_or_default();
-    tls.recheck(chain, UnixTime::since_unix_epoch(wall)).is_ok()
+/// Why a client that came over this transport could not come by this door.
+fn objection(door: &Door, transport: &Transport, principal: &Principal) -> Option<&'static str> {
+    let certificate = transport.tls().and_then(|session| session.peer_certificates());
+    if let (Some(tls), Some(_)) = (&door.tls, transport.tls()) {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if tls.recheck(certificate.unwrap_or_default(), UnixTime::since_unix_epoch(wall)).is_err() {
+            return Some("its certificate is not accepted any more");
+        }
+    }
+    match principal.user() {
+        None if !door.allow_anonymous => Some("anonymous clients are not accepted any more"),
+        Some(user) if principal.credential == 0 => {
+            let leaf = certificate.and_then(|chain| chain.first());
+            let named = door.identity_from.zip(leaf).and_then(|(from, leaf)| identity(leaf, from));
+            (named.as_deref() != Some(user)).then_some("its certificate does not name it as a user any more")
+        }
+        _ => None,
+    }
 }
 
-/// Why a client has to go.
-pub(super) fn no_longer() -> ProtocolError {
-    ProtocolError::new(ReasonCode::NotAuthorized, "its certificate or password is not accepted any more")
+/// Why a password or token that was right is not now.
+fn withdrawn(auth: &Auth, principal: &Principal) -> Option<&'static str> {
+    (!auth.vouches(principal)).then_some("its password or token is not accepted any more")
+}
+
+/// What a client is told that has to go.
+fn no_longer(why: &'static str) -> ProtocolError {
+    ProtocolError::new(ReasonCode::NotAuthorized, why)
 }

@@ -194,8 +194,7 @@ impl Shell {
             listener: &door.0.name,
         };
         let mut opened = Opened { stream, transport, address, permit, rest };
-        if !recheck::admits_still(&door, &opened.transport, &principal) {
-            let error = recheck::no_longer();
+        if let Err(error) = recheck::admits_still(&door, &opened.transport, &principal) {
             info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
         }

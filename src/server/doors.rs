@@ -89,7 +89,7 @@ pub(super) struct Plan {
 pub(super) struct Changes {
     /// For each new listener, one for each shard.
     pub(super) added: Vec<Vec<Listener>>,
-    /// Doors whose TLS is another one: who came by them is to be looked at.
+    /// Doors whose TLS is another one or where nobody is anonymous any more: who came by them is to be looked at.
     pub(super) recheck: Vec<Arc<Door>>,
 }
 
@@ -279,7 +279,8 @@ impl Opened {
         (self.config, self.seen) = (config, seen);
         door.gate.set_most(self.config.max_connections);
         let before = self.door.send_replace(door.clone());
-        (!door.is_tls_of(&before)).then_some(door)
+        let fewer = before.allow_anonymous && !door.allow_anonymous;
+        (fewer || !door.is_tls_of(&before)).then_some(door)
     }
 }
 

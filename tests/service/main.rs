@@ -9,10 +9,13 @@ mod common {
     pub mod world;
 }
 
+mod authority;
+mod load;
 mod manager;
 mod protocol;
 mod reload;
 mod unit;
+mod withdrawn;
 
 use std::process::Command;
 use std::thread;

@@ -1,28 +1,18 @@
-//! A reload while clients are at work: what is new holds at once, whoever is revoked goes, nobody else does, no message is
-//! lost, and a mistake changes nothing.
+//! A reload: what is taken up and what takes a restart, listeners that come and go, files that change by themselves, and
+//! mistakes that change nothing.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::{self, JoinHandle};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
-};
 use rustls::ClientConfig;
-use rustls::crypto::ring::default_provider;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use weirmq::config::Config;
 use weirmq::protocol::packet::*;
-use weirmq::protocol::properties::{PropertiesBuf, Property};
 use weirmq::protocol::reason::ReasonCode;
 
+use crate::authority::{Authority, replace};
 use crate::common::client::*;
 use crate::common::process::Process;
 use crate::{eventually, signal};
@@ -44,81 +34,6 @@ require_client_cert = true
 password_file = \"{dir}/users\"
 ";
 
-/// An authority whose files a broker reads.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    folder: PathBuf,
-}
-
-impl Authority {
-    fn new(folder: &Path) -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, "test authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed");
-        fs::write(folder.join("ca.pem"), issuer.pem()).expect("written");
-        let authority = Authority { issuer, folder: folder.to_owned() };
-        authority.sign("server", 1);
-        authority.revoke(&[]);
-        authority
-    }
-
-    /// A certificate with this serial number, and its key.
-    fn sign(&self, name: &str, serial: u64) {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        params.serial_number = Some(SerialNumber::from(serial));
-        let signed = params.signed_by(&key, &self.issuer).expect("signed");
-        let file = |end: &str| self.folder.join(format!("{name}.{end}"));
-        replace(&file("key"), &key.serialize_pem());
-        replace(&file("pem"), &signed.pem());
-    }
-
-    fn revoke(&self, serials: &[u64]) {
-        let revoked = |serial: &u64| RevokedCertParams {
-            serial_number: SerialNumber::from(*serial),
-            revocation_time: date_time_ymd(2024, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: serials.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let list = params.signed_by(&self.issuer).expect("signed");
-        replace(&self.folder.join("ca.crl"), &list.pem().expect("PEM"));
-    }
-
-    /// A client that has this certificate.
-    fn client(&self, name: &str) -> Arc<ClientConfig> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.der("ca")).expect("a certificate");
-        let key = PrivateKeyDer::from_pem_file(self.folder.join(format!("{name}.key"))).expect("a key");
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().expect("versions");
-        let builder = builder.with_root_certificates(roots);
-        Arc::new(builder.with_client_auth_cert(vec![self.der(name)], key).expect("a pair"))
-    }
-
-    fn der(&self, name: &str) -> CertificateDer<'static> {
-        CertificateDer::from_pem_file(self.folder.join(format!("{name}.pem"))).expect("a certificate")
-    }
-}
-
-/// Puts a file in the place of another at once, as those do who know how.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).expect("written");
-    fs::set_permissions(&new, Permissions::from_mode(0o600)).expect("its mode is set");
-    fs::rename(new, path).expect("renamed");
-}
-
 fn start() -> (Process, Authority) {
     let mut authority = None;
     let process = Process::start(CONFIG, |folder| {
@@ -139,18 +54,6 @@ fn set_password(folder: &Path, user: &str, password: &str) {
     assert!(made.expect("the binary runs").status.success());
 }
 
-/// A client that sends these credentials.
-fn log_in(address: SocketAddr, user: &str, password: &str) -> Client {
-    let mut client = Client::open(address, Version::V5);
-    let credentials = connect(Version::V5, "logged-in", true);
-    client.send(&Packet::Connect(Connect {
-        username: Some(user),
-        password: Some(password.as_bytes()),
-        ..credentials
-    }));
-    client
-}
-
 fn connect_tls(address: SocketAddr, config: &Arc<ClientConfig>, id: &str) -> (Client, Vec<u8>) {
     let (mut client, facts) =
         Client::open_tls(address, Version::V5, config, "localhost").expect("a handshake");
@@ -158,140 +61,10 @@ fn connect_tls(address: SocketAddr, config: &Arc<ClientConfig>, id: &str) -> (Cl
     (client, facts.certificate.expect("a certificate"))
 }
 
-/// Whether a client with this certificate comes in; with TLS 1.3 it learns that only after its handshake.
-fn comes_in(address: SocketAddr, config: &Arc<ClientConfig>) -> bool {
-    let Ok((mut client, _)) = Client::open_tls(address, Version::V5, config, "localhost") else {
-        return false;
-    };
-    client.send(&Packet::Connect(connect(Version::V5, "who", true)));
-    client.poll(PATIENCE).is_ok_and(|frame| frame.is_some())
-}
-
-/// A stream of numbers from one client to another.
-struct Stream {
-    stop: Arc<AtomicBool>,
-    taken: Arc<AtomicU32>,
-    publisher: JoinHandle<u32>,
-    taker: JoinHandle<u32>,
-}
-
-/// What is published behind the last number.
-const END: u32 = u32::MAX;
-
-impl Stream {
-    fn begin(address: SocketAddr, mut taker: Client) -> Stream {
-        let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        taker.subscribe("t", QoS::AtLeastOnce);
-        let stopped = stop.clone();
-        let publisher = thread::spawn(move || {
-            let mut publisher = Client::connect(address, Version::V5, "publisher");
-            let mut publish = |number: u32| {
-                let reason = publisher.publish("t", QoS::AtLeastOnce, &number.to_be_bytes());
-                assert_eq!(reason, ReasonCode::Success);
-            };
-            let mut number = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                publish(number);
-                number += 1;
-            }
-            publish(END);
-            publisher.disconnect();
-            number
-        });
-        let counter = taken.clone();
-        let taker = thread::spawn(move || {
-            loop {
-                let frame = taker.take_publish();
-                let Packet::Publish(publish) = frame.packet() else { unreachable!() };
-                let number = u32::from_be_bytes(publish.payload.try_into().expect("four bytes"));
-                let taken = counter.load(Ordering::Relaxed);
-                if number == END {
-                    taker.ping();
-                    return taken;
-                }
-                assert_eq!(number, taken, "in order and without a gap");
-                counter.store(number + 1, Ordering::Relaxed);
-            }
-        });
-        Stream { stop, taken, publisher, taker }
-    }
-
-    /// Waits until some more have arrived.
-    #[track_caller]
-    fn flows(&self) {
-        let before = self.taken.load(Ordering::Relaxed);
-        eventually("messages arrive", || self.taken.load(Ordering::Relaxed) >= before + 100);
-    }
-
-    /// Ends it, with every number at its taker.
-    fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let published = self.publisher.join().expect("the publisher is well");
-        assert_eq!(self.taker.join().expect("the taker is well"), published);
-        println!("{published} messages");
-    }
-}
-
-fn reload(process: &Process, expected: &str) {
+pub fn reload(process: &Process, expected: &str) {
     let before = process.log().matches(expected).count();
     signal(process, "HUP");
     eventually(expected, || process.log().matches(expected).count() > before);
-}
-
-#[test]
-fn under_load_a_revoked_client_is_cut_and_nobody_else_and_no_message_is_lost() {
-    let (process, authority) = start();
-    let (plain, tls) = (process.addresses[0], process.addresses[1]);
-    let (good, bad) = (authority.client("good"), authority.client("bad"));
-    let (mut taker, facts) = Client::open_tls(tls, Version::V5, &good, "localhost").expect("a handshake");
-    let old_certificate = facts.certificate.expect("a certificate");
-    // Its queue is on disk: one in memory may drop what a busy machine does not read in time.
-    let mut properties = PropertiesBuf::new();
-    properties.push(Property::SessionExpiryInterval(3600));
-    let properties = properties.as_properties();
-    taker.send(&Packet::Connect(Connect { properties, ..connect(Version::V5, "taker", true) }));
-    taker.accepted();
-    let (mut revoked, _) = connect_tls(tls, &bad, "revoked");
-    revoked.ping();
-    let stream = Stream::begin(plain, taker);
-    stream.flows();
-
-    // The same again changes nothing: a ticket of before is still good for a shorter handshake.
-    reload(&process, " reloaded");
-    stream.flows();
-    revoked.ping();
-    let (_, facts) = Client::open_tls(tls, Version::V5, &good, "localhost").expect("a handshake");
-    assert!(facts.resumed);
-
-    let mut ann = log_in(plain, "ann", "first");
-    ann.accepted();
-    authority.sign("server", 2);
-    authority.revoke(&[11]);
-    set_password(process.folder.path(), "ann", "second");
-    reload(&process, " reloaded");
-    assert_eq!(ann.expect_disconnect(), ReasonCode::NotAuthorized);
-    assert_eq!(log_in(plain, "ann", "first").refused(), ReasonCode::BadUserNameOrPassword);
-    log_in(plain, "ann", "second").accepted();
-    assert_eq!(revoked.expect_disconnect(), ReasonCode::NotAuthorized);
-    assert!(!comes_in(tls, &bad), "a ticket of before does not help either");
-    let (mut newcomer, new_certificate) = connect_tls(tls, &good, "newcomer");
-    assert_ne!(old_certificate, new_certificate);
-    assert_eq!(new_certificate, authority.der("server").as_ref());
-    stream.flows();
-    newcomer.ping();
-
-    stream.end();
-    // The publisher and the taker at their ends, the revoked one, and ann twice: nobody else, and these once.
-    for client in ["publisher", "revoked"] {
-        process.logged(&format!(" disconnected client_id={client} "));
-    }
-    let log = process.log();
-    assert!(!log.contains(" disconnected client_id=newcomer"), "{log}");
-    for (client, reason) in [("publisher", "DISCONNECT"), ("revoked", "not accepted any more")] {
-        let said = format!(" disconnected client_id={client} ");
-        let lines: Vec<_> = log.lines().filter(|line| line.contains(&said)).collect();
-        assert!(lines.len() == 1 && lines[0].contains(reason), "{lines:?}");
-    }
 }
 
 #[test]

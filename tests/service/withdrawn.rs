@@ -1,0 +1,129 @@
+//! What let a client in is withdrawn by a reload: that the listener takes anybody, that a certificate names a user, that a
+//! token was signed by this key. Such a client goes, and no other does.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ring::hmac;
+use weirmq::auth::hash::Hash;
+use weirmq::protocol::packet::*;
+use weirmq::protocol::reason::ReasonCode;
+
+use crate::authority::{Authority, replace};
+use crate::common::client::*;
+use crate::common::process::Process;
+use crate::reload::reload;
+
+const CONFIG: &str = "shards = 2
+[[listener]]
+bind = \"127.0.0.1:0\"
+allow_anonymous = true
+[[listener]]
+bind = \"127.0.0.1:0\"
+allow_anonymous = true
+[listener.tls]
+cert = \"{dir}/server.pem\"
+key = \"{dir}/server.key\"
+client_ca = \"{dir}/ca.pem\"
+identity_from = \"cn\"
+[auth]
+password_file = \"{dir}/users\"
+[auth.jwt]
+algorithm = \"HS256\"
+key = \"{dir}/secret\"
+";
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn start() -> (Process, Authority) {
+    let mut authority = None;
+    let process = Process::start(CONFIG, |folder| {
+        let made = Authority::new(folder);
+        made.sign("unit", 10);
+        let hash = Hash::argon2id(b"ann", [7; 16], (64, 1, 1)).expect("a hash");
+        replace(&folder.join("users"), &format!("ann:{}\n", hash.encode()));
+        replace(&folder.join("secret"), SECRET);
+        authority = Some(made);
+    });
+    (process, authority.expect("prepared"))
+}
+
+fn log_in(address: SocketAddr, user: Option<&str>, password: Option<&str>, id: &str) -> Client {
+    let mut client = Client::open(address, Version::V5);
+    let password = password.map(str::as_bytes);
+    let credentials = Connect { username: user, password, ..connect(Version::V5, id, true) };
+    client.send(&Packet::Connect(credentials));
+    client
+}
+
+fn accepted(mut client: Client) -> Client {
+    client.accepted();
+    client
+}
+
+/// Changes the configuration as an operator does in an editor.
+fn edit(folder: &Path, from: &str, to: &str) {
+    let path = folder.join("weirmq.toml");
+    let text = fs::read_to_string(&path).expect("a configuration");
+    assert!(text.contains(from), "{from} in {text}");
+    replace(&path, &text.replacen(from, to, 1));
+}
+
+#[test]
+fn anonymous_clients_go_when_their_listener_takes_them_no_more() {
+    let (process, authority) = start();
+    let (plain, tls) = (process.addresses[0], process.addresses[1]);
+    let unit = authority.client("unit");
+    let mut nobody = accepted(log_in(plain, None, None, "nobody"));
+    let mut ann = accepted(log_in(plain, Some("ann"), Some("ann"), "ann"));
+    let trusting = trusting(&process.folder.path().join("ca.pem"));
+    let open = |config| Client::open_tls(tls, Version::V5, config, "localhost").expect("a handshake").0;
+    let mut elsewhere = open(&trusting);
+    elsewhere.hello("elsewhere");
+    let mut certified = open(&unit);
+    certified.hello("certified");
+    // The first listener's, the second's stays.
+    edit(process.folder.path(), "allow_anonymous = true\n", "");
+    reload(&process, " reloaded");
+    assert_eq!(nobody.expect_disconnect(), ReasonCode::NotAuthorized);
+    process.logged("anonymous clients are not accepted any more");
+    assert_eq!(log_in(plain, None, None, "nobody").refused(), ReasonCode::NotAuthorized);
+    (ann.ping(), elsewhere.ping(), certified.ping());
+    edit(process.folder.path(), "allow_anonymous = true\n", "");
+    reload(&process, " reloaded");
+    assert_eq!(elsewhere.expect_disconnect(), ReasonCode::NotAuthorized);
+    (ann.ping(), certified.ping());
+    // And who was a user by its certificate is not, once certificates name none.
+    edit(process.folder.path(), "identity_from = \"cn\"\n", "");
+    reload(&process, " reloaded");
+    assert_eq!(certified.expect_disconnect(), ReasonCode::NotAuthorized);
+    ann.ping();
+}
+
+fn token(secret: &str) -> String {
+    let encode = |part: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(part);
+    let said = format!("{}.{}", encode(br#"{"alg":"HS256"}"#), encode(br#"{"sub":"bob"}"#));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    format!("{said}.{}", encode(hmac::sign(&key, said.as_bytes()).as_ref()))
+}
+
+#[test]
+fn clients_with_tokens_go_when_another_key_signs_them() {
+    let (process, _authority) = start();
+    let plain = process.addresses[0];
+    let mut bob = accepted(log_in(plain, Some("bob"), Some(&token(SECRET)), "bob"));
+    let mut ann = accepted(log_in(plain, Some("ann"), Some("ann"), "ann"));
+    reload(&process, " reloaded");
+    bob.ping();
+    let other = SECRET.replace('0', "1");
+    replace(&process.folder.path().join("secret"), &other);
+    reload(&process, " reloaded");
+    assert_eq!(bob.expect_disconnect(), ReasonCode::NotAuthorized);
+    let again = log_in(plain, Some("bob"), Some(&token(SECRET)), "bob").refused();
+    assert_eq!(again, ReasonCode::BadUserNameOrPassword);
+    accepted(log_in(plain, Some("bob"), Some(&token(&other)), "bob")).ping();
+    ann.ping();
+}
