@@ -75,6 +75,7 @@ fn the_script_does_what_it_is_for() {
         "SessionEnded",
         "Subscribed",
         "Unsubscribed",
+        "Copied",
         "Replayed",
         "GroupEnded",
     ] {

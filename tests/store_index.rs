@@ -381,8 +381,22 @@ impl Broker {
             let topic = self.dice.one_in(2).then_some("topic");
             self.writer.push(&Record::Replayed { session: QueueId(session), filter: &filter, topic });
             state = topic.map(String::from);
+        } else if replay && self.dice.one_in(2) {
+            self.copy(session, &filter)?;
+            state = Some("copied".to_owned());
         }
         self.model.subscriptions.insert((session, filter), (group, state));
+        Some(())
+    }
+
+    /// A replay comes to a topic.
+    fn copy(&mut self, session: u64, filter: &str) -> Option<()> {
+        let message = self.message(0, "copied", 70);
+        let target = self.writer.target(session);
+        let position = self.writer.push(&Record::Copied { message: &message, target: &target, filter })?;
+        self.note(message.id.0, session);
+        let entry = Waits { id: message.id.0, position, size: message.size() as u64 };
+        self.model.refs.entry(session).or_default().push(entry);
         Some(())
     }
 

@@ -1,5 +1,6 @@
 //! [`Encoder`]: a [`Record`] as the bytes that the journal keeps. Nothing is allocated per record.
 
+use std::slice;
 use std::time::Instant;
 
 use super::Record;
@@ -10,6 +11,14 @@ use crate::message::{Message, QueueId};
 use crate::protocol::packet::{PacketId, QoS};
 use crate::target::{GroupTarget, Target};
 use crate::will::{Will, WillParts};
+
+/// What a message's record says besides the message and where it goes.
+#[derive(Clone, Copy, Debug)]
+struct Aside<'a> {
+    received: Option<(QueueId, PacketId)>,
+    will_of: Option<QueueId>,
+    replay_of: Option<(QueueId, &'a str)>,
+}
 
 /// Turns records into bytes.
 #[derive(Debug)]
@@ -41,7 +50,13 @@ impl Encoder {
     pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
         match *record {
             Record::Message { message, queues, groups, received, will_of } => {
-                return self.put_message(message, queues, groups, (received, will_of), out);
+                let aside = Aside { received, will_of, replay_of: None };
+                return self.put_message(message, queues, groups, aside, out);
+            }
+            Record::Copied { message, target, filter } => {
+                let replay_of = Some((target.queue, filter));
+                let aside = Aside { received: None, will_of: None, replay_of };
+                return self.put_message(message, slice::from_ref(target), &[], aside, out);
             }
             Record::Released(queue, packet_id) => put_step(kind::RELEASED, queue, packet_id, out),
             Record::Stepped(queue, packet_id) => put_step(kind::STEPPED, queue, packet_id, out),
@@ -91,7 +106,7 @@ impl Encoder {
         message: &Message,
         queues: &[Target],
         groups: &[GroupTarget],
-        (received, will_of): (Option<(QueueId, PacketId)>, Option<QueueId>),
+        Aside { received, will_of, replay_of }: Aside<'_>,
         out: &mut Vec<u8>,
     ) -> bool {
         self.keep(message, queues, groups);
@@ -108,6 +123,7 @@ impl Encoder {
         set(flag::VERSION, message.version != 0);
         set(flag::RECEIVED, received.is_some());
         set(flag::WILL, will_of.is_some());
+        set(flag::REPLAY, has_body && replay_of.is_some());
         out.push(kind::MESSAGE);
         out.extend_from_slice(&flags.to_le_bytes());
         put_number(message.id.0, out);
@@ -119,6 +135,10 @@ impl Encoder {
             put_number(session.0, out);
         }
         if has_body {
+            if let Some((session, filter)) = replay_of {
+                put_number(session.0, out);
+                put_bytes(filter.as_bytes(), out);
+            }
             self.put_body(message, queues, out);
         }
         true

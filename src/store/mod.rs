@@ -101,6 +101,16 @@ pub enum Record<'a> {
         /// The session whose will this is: the record clears it.
         will_of: Option<QueueId>,
     },
+    /// The copy of a retained message that goes, at QoS 1 or 2, to the session whose replay has come to its topic. That
+    /// is said with it: told apart, a restart between the two would copy the message again, under another number.
+    Copied {
+        /// The copy.
+        message: &'a Arc<Message>,
+        /// The session's queue.
+        target: &'a Target,
+        /// The filter of the subscription that is replayed.
+        filter: &'a str,
+    },
     /// A publisher released a QoS 2 packet id (PUBREL).
     Released(QueueId, PacketId),
     /// A QoS 2 delivery is bound to a packet id and about to leave: its reference moves from its queue to the session.
@@ -156,7 +166,7 @@ pub enum Record<'a> {
     },
     /// A persistent session unsubscribed.
     Unsubscribed(QueueId, &'a str),
-    /// How far the retained replay of a subscription has come.
+    /// How far the retained replay of a subscription has come, where no [`Record::Copied`] says it.
     Replayed {
         /// The session's queue.
         session: QueueId,

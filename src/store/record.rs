@@ -37,6 +37,7 @@ pub(super) mod flag {
     pub(in crate::store) const VERSION: u16 = 1 << 6;
     pub(in crate::store) const RECEIVED: u16 = 1 << 7;
     pub(in crate::store) const WILL: u16 = 1 << 8;
+    pub(in crate::store) const REPLAY: u16 = 1 << 9;
 }
 
 /// What a session's record has.
@@ -146,6 +147,8 @@ pub struct StoredMessage<'a> {
     pub received: Option<(QueueId, PacketId)>,
     /// The session whose will it is.
     pub will_of: Option<QueueId>,
+    /// The subscription whose retained replay has come to the topic of this copy: session and filter.
+    pub replay_of: Option<(QueueId, &'a str)>,
     /// What it says, and to whom; `None` where nothing durable takes it and only its packet id or will mattered.
     pub body: Option<Body<'a>>,
 }
@@ -305,6 +308,12 @@ impl<'a> StoredMessage<'a> {
         self.body.as_ref()?.targets.find(queue)
     }
 
+    /// How far a retained replay has come with it: session, filter and topic.
+    pub fn replayed(&self) -> Option<(QueueId, &'a str, &'a str)> {
+        let ((session, filter), body) = self.replay_of.zip(self.body)?;
+        Some((session, filter, body.topic))
+    }
+
     /// Whether it has become the retained message of its topic, or with an empty payload cleared it.
     pub fn version(&self) -> u64 {
         self.body.map_or(0, |body| body.version)
@@ -403,8 +412,9 @@ fn read_message<'a>(reader: &mut Reader<'a>) -> Option<StoredMessage<'a>> {
         false => None,
     };
     let will_of = if has(flag::WILL) { Some(reader.queue()?) } else { None };
+    let replay_of = if has(flag::REPLAY) { Some((reader.queue()?, reader.text()?)) } else { None };
     let body = if has(flag::BODY) { Some(read_body(flags, reader)?) } else { None };
-    Some(StoredMessage { id, qos, retain: has(flag::RETAIN), received, will_of, body })
+    Some(StoredMessage { id, qos, retain: has(flag::RETAIN), received, will_of, replay_of, body })
 }
 
 fn read_body<'a>(flags: u16, reader: &mut Reader<'a>) -> Option<Body<'a>> {

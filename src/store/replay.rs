@@ -209,12 +209,16 @@ impl Replay {
             Stored::Unsubscribed(queue, filter) => {
                 self.change(queue, |session| session.subscriptions.remove(filter));
             }
-            Stored::Replayed { session, filter, topic } => self.change(session, |session| {
-                if let Some(held) = session.subscriptions.get_mut(filter) {
-                    held.replay = topic.map(|topic| RestoredReplay::After(topic.into()));
-                }
-            }),
+            Stored::Replayed { session, filter, topic } => self.replayed(session, filter, topic),
         }
+    }
+
+    fn replayed(&mut self, session: QueueId, filter: &str, topic: Option<&str>) {
+        self.change(session, |session| {
+            if let Some(held) = session.subscriptions.get_mut(filter) {
+                held.replay = topic.map(|topic| RestoredReplay::After(topic.into()));
+            }
+        });
     }
 
     /// Changes a session if it is there; what `change` gives is of no interest.
@@ -232,6 +236,9 @@ impl Replay {
         }
         if let Some(queue) = message.will_of {
             self.change(queue, |session| session.will = None);
+        }
+        if let Some((session, filter, topic)) = message.replayed() {
+            self.replayed(session, filter, Some(topic));
         }
         if let Some(publisher) = message.body.and_then(|body| body.publisher) {
             self.note_queue(publisher.queue);

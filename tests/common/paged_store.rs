@@ -52,6 +52,12 @@ enum Op {
         filter: String,
         topic: Option<String>,
     },
+    /// A message, and how far the replay of this subscription has come with it.
+    Copied {
+        copy: Box<Op>,
+        session: QueueId,
+        filter: String,
+    },
     GroupEnded(QueueId),
     /// What the model has no use for.
     Other,
@@ -256,6 +262,13 @@ impl Journal {
                     held.replay = topic.map(Some);
                 }
             }
+            Op::Copied { copy, session, filter } => {
+                if let Op::Message { message, .. } = &*copy {
+                    let topic = Some(message.topic().to_owned());
+                    self.apply(Op::Replayed { session, filter, topic });
+                }
+                self.apply(*copy);
+            }
             Op::SessionEnded(queue) | Op::GroupEnded(queue) => self.end(queue),
             Op::Other | Op::Request(_) => {}
         }
@@ -443,6 +456,10 @@ impl Store for Handle {
 
 fn op_of(record: Record<'_>) -> Op {
     match record {
+        Record::Copied { message, target, filter } => {
+            let copy = Box::new(op_of(Record::alone(message, std::slice::from_ref(target))));
+            Op::Copied { copy, session: target.queue, filter: filter.into() }
+        }
         Record::Message { message, queues, groups, .. } => {
             let kept = |qos: QoS| message.qos.min(qos) > QoS::AtMostOnce;
             let live = |since| message.version == 0 || message.version > since;

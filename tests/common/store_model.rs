@@ -36,6 +36,7 @@ pub struct Published {
     pub targets: Vec<(QueueId, PageEntry)>,
     received: Option<(QueueId, PacketId)>,
     will_of: Option<QueueId>,
+    replay_of: Option<(QueueId, String)>,
 }
 
 /// What a session's record says.
@@ -99,7 +100,14 @@ pub fn said(record: &Record<'_>) -> Said {
             let shared =
                 durable.map(|group| (group.queue, entry(QoS::ExactlyOnce, true, Default::default())));
             let targets = own.chain(shared).filter(|(_, entry)| entry.qos > QoS::AtMostOnce).collect();
-            Said::Message(Published { message: message.clone(), targets, received, will_of })
+            Said::Message(Published { message: message.clone(), targets, received, will_of, replay_of: None })
+        }
+        Record::Copied { message, target, filter } => {
+            let mut copy = said(&Record::alone(message, std::slice::from_ref(target)));
+            if let Said::Message(published) = &mut copy {
+                published.replay_of = Some((target.queue, filter.to_owned()));
+            }
+            copy
         }
         Record::Released(session, id) => Said::Released(session, id),
         Record::Sent { session, packet_id, message, from } => {
@@ -130,8 +138,16 @@ impl Said {
     /// Whether it changes nothing, whatever came before.
     pub fn is_vain(&self) -> bool {
         let Said::Message(published) = self else { return false };
-        let Published { message, targets, received, will_of } = published;
+        let Published { message, targets, received, will_of, .. } = published;
         targets.is_empty() && message.version == 0 && received.is_none() && will_of.is_none()
+    }
+}
+
+impl Session {
+    fn replayed(&mut self, filter: &str, topic: Option<String>) {
+        if let Some(terms) = self.subscriptions.get_mut(filter) {
+            terms.replay = topic.map(Some);
+        }
     }
 }
 
@@ -267,17 +283,13 @@ impl Model {
             }
             Said::Completed(_, id) => session.sent.retain(|(sent, _)| sent != id),
             Said::Unsubscribed(_, filter) => drop(session.subscriptions.remove(filter)),
-            Said::Replayed { filter, topic, .. } => {
-                if let Some(terms) = session.subscriptions.get_mut(filter) {
-                    terms.replay = topic.clone().map(Some);
-                }
-            }
+            Said::Replayed { filter, topic, .. } => session.replayed(filter, topic.clone()),
             _ => {}
         }
     }
 
     fn publish(&mut self, published: &Published) {
-        let Published { message, targets, received, will_of } = published;
+        let Published { message, targets, received, will_of, replay_of } = published;
         let highest = &mut self.numbers.entry((message.id.0 >> 48) as u16).or_default().0;
         *highest = (*highest).max(message.id.0 & LOW);
         for (queue, entry) in targets {
@@ -292,6 +304,11 @@ impl Model {
         }
         if let Some(session) = will_of.and_then(|queue| self.sessions.get_mut(&queue)) {
             session.state.will = None;
+        }
+        if let Some((queue, filter)) = replay_of
+            && let Some(session) = self.sessions.get_mut(queue)
+        {
+            session.replayed(filter, Some(message.topic().to_owned()));
         }
         if message.version > self.retained_version {
             self.retained_version = message.version;

@@ -232,6 +232,13 @@ impl Script {
             self.push(index % SHARDS, shared);
         }
         let filter = format!("t/0/{}", round % 3);
+        let copy = self.message(0, QoS::ExactlyOnce, 0, "r/0", 40);
+        let target = Script::target(SESSIONS[0], QoS::ExactlyOnce);
+        self.push(0, Record::Copied { message: &copy, target: &target, filter: &filter });
+        self.owed.push((SESSIONS[0], copy.id));
+        if !self.step() {
+            return false;
+        }
         self.push(0, Record::Replayed { session: SESSIONS[0], filter: &filter, topic: Some("r/1") });
         if round.is_multiple_of(2) {
             self.push(0, Record::Replayed { session: SESSIONS[0], filter: &filter, topic: None });

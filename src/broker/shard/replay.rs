@@ -163,8 +163,8 @@ impl Shard {
                     delivery.message = Arc::new(message.copied(cx.ids.next_id()));
                     (delivery.metered, delivery.durable) = (true, true);
                     target.meter.hold(1, message.size() as u64);
-                    cx.store.push(Record::alone(&delivery.message, std::slice::from_ref(target)));
-                    say(&mut cx, session, filter, unsaid.take());
+                    cx.store.push(Record::Copied { message: &delivery.message, target, filter });
+                    unsaid = None;
                 }
             }
             session.replay(delivery, &mut cx);

@@ -214,6 +214,9 @@ impl<'t> Batch<'t> {
         if let Some(session) = message.will_of {
             self.clear_will(session)?;
         }
+        if let Some((session, filter, topic)) = message.replayed() {
+            self.replayed((session.0, filter), Some(topic))?;
+        }
         if let Some(publisher) = message.body.and_then(|body| body.publisher) {
             self.note_queue(publisher.queue);
         }

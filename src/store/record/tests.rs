@@ -159,6 +159,7 @@ proptest! {
             (stored.id, stored.qos, stored.retain, stored.received, stored.will_of, stored.version()),
             (message.id, qos, retain, received, will_of, version)
         );
+        prop_assert_eq!(stored.replayed(), None);
         let mut found: Vec<QueueId> = stored.queues().map(|(queue, _)| queue).collect();
         found.sort_unstable();
         prop_assert_eq!(&found, &expected);
@@ -189,6 +190,25 @@ proptest! {
         for len in 0..bytes.len().saturating_sub(payload.len()) {
             let cut = Stored::decode(&bytes[..len]);
             prop_assert!(!matches!(cut, Some(Stored::Message(cut)) if cut.body.is_some()));
+        }
+    }
+
+    #[test]
+    fn a_copy_says_how_far_its_replay_has_come(
+        (id, session, filter, topic) in (number(), number(), ".{1,30}", ".{1,30}"),
+        (qos, payload) in (qos(), vec(any::<u8>(), 0..50)),
+    ) {
+        let copy = message(MessageParts { id: MessageId(id), topic: &topic, payload: &payload, ..plain(qos) });
+        let target = target(session, QoS::ExactlyOnce, true, vec![4], 0);
+        let mut bytes = Vec::new();
+        let record = Record::Copied { message: &copy, target: &target, filter: &filter };
+        prop_assert_eq!(Encoder::new(clock()).encode(&record, &mut bytes), qos > QoS::AtMostOnce);
+        if qos > QoS::AtMostOnce {
+            let stored = stored(&bytes);
+            prop_assert_eq!(stored.replayed(), Some((QueueId(session), &*filter, &*topic)));
+            let back = stored.message(&clock()).unwrap();
+            prop_assert_eq!(back.payload(), &payload);
+            prop_assert!(stored.entry(QueueId(session), &clock()).is_some());
         }
     }
 
