@@ -12,6 +12,7 @@ mod common {
 }
 
 mod access;
+mod crowding;
 mod directions;
 mod overflow;
 mod owners;

@@ -532,7 +532,12 @@ impl Shard {
     /// Bytes have left a connection: what waited for room may follow.
     pub fn flushed(&mut self, now: Instant, connection: ConnectionId) {
         let Some(session) = live(&mut self.sessions, connection) else { return };
-        let unread = session.link.as_ref().is_some_and(|link| link.paused == Some(Pause::Unread));
+        let mut unread = false;
+        if let Some(link) = &mut session.link {
+            // What has left it does not have all along.
+            link.outbound_before = link.outbound_before.min(link.outbound.len() as u32);
+            unread = link.paused == Some(Pause::Unread);
+        }
         session.pump(&mut self.core.context(now));
         if unread {
             self.was_read(now, connection);
