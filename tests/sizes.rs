@@ -25,12 +25,12 @@ macro_rules! check {
 #[test]
 fn what_there_are_very_many_of_is_small() {
     check! {
-        Session: 416, "a session, connected or not, with all below up to Outbound";
-        Link: 160, "its connection";
-        Inflight: 64, "what is under way to it, none";
+        Session: 368, "a session, connected or not, with all below up to Outbound";
+        Link: 144, "its connection";
+        Inflight: 48, "what is under way to it, none";
         Backlog: 24, "what waits for it, nothing";
         Outbound: 40, "what is to be sent, nothing";
-        SessionSubscription: 48, "a subscription as its session knows it";
+        SessionSubscription: 32, "a subscription as its session knows it";
         Subscription: 24, "the same on its way to the table";
         Taker: 32, "a session that takes a topic's messages";
         Slot: 56, "a delivery under way";

@@ -2,12 +2,12 @@
 
 pub mod access;
 mod cache;
-mod clients;
 pub mod group;
 mod guard;
 pub mod ids;
 pub mod interest;
 mod level;
+mod lookup;
 mod members;
 pub mod outbox;
 pub mod restore;

@@ -44,12 +44,12 @@ pub struct AtExactlyOnce;
 #[derive(Debug)]
 pub struct Inflight {
     slots: VecDeque<Slot>,
-    /// Slots that are not `Done`.
-    live: usize,
+    /// Slots that are not `Done`. These three are no wider than they must be: sessions that are idle have them, too.
+    live: u32,
     /// How many slots from the front have been written to this connection.
-    cursor: usize,
+    cursor: u32,
     /// Slots before the cursor that are not `Done`.
-    outstanding: usize,
+    outstanding: u32,
     next_id: PacketId,
     /// Whether the slots' ids rise from the front on, so that they can be searched by halves.
     ordered: bool,
@@ -71,7 +71,7 @@ impl Default for Inflight {
 impl Inflight {
     /// How many deliveries hold a packet id.
     pub fn len(&self) -> usize {
-        self.live
+        self.live as usize
     }
 
     /// Whether none does.
@@ -79,22 +79,26 @@ impl Inflight {
         self.live == 0
     }
 
+    fn cursor(&self) -> usize {
+        self.cursor as usize
+    }
+
     /// Whether everything bound has been written to this connection.
     pub fn all_written(&self) -> bool {
-        self.cursor == self.slots.len()
+        self.cursor() == self.slots.len()
     }
 
     /// How many of those written to this connection are unfinished: what counts against the client's
     /// Receive Maximum.
     pub fn outstanding(&self) -> usize {
-        self.outstanding
+        self.outstanding as usize
     }
 
     /// Binds a delivery to the next free packet id, at the back and not yet written.
     ///
     /// The caller keeps `len` below 65,535, so an id is free. A freed id is the last to be given again.
     pub fn bind(&mut self, delivery: Delivery, ticket: Ticket) -> PacketId {
-        debug_assert!(self.live < usize::from(u16::MAX));
+        debug_assert!(self.live < u32::from(u16::MAX));
         let packet_id = self.free_id();
         self.slots.push_back(Slot {
             packet_id,
@@ -133,7 +137,7 @@ impl Inflight {
         if let Some(slot) = self.slots.back_mut() {
             slot.sent = true;
         }
-        self.cursor = self.slots.len();
+        self.cursor = self.slots.len() as u32;
         self.outstanding += 1;
         packet_id
     }
@@ -184,7 +188,7 @@ impl Inflight {
 
     /// Whether this connection has been told of the delivery with this id.
     pub fn is_written(&self, id: PacketId) -> bool {
-        self.position(id).is_some_and(|index| index < self.cursor)
+        self.position(id).is_some_and(|index| index < self.cursor())
     }
 
     /// Ends the delivery with this id and frees the id; its slot's delivery is given back.
@@ -211,7 +215,7 @@ impl Inflight {
 
     fn finish_at(&mut self, index: usize) -> Option<Delivery> {
         self.live -= 1;
-        if index < self.cursor {
+        if index < self.cursor() {
             self.outstanding -= 1;
         }
         let delivery = if index == 0 {
@@ -233,28 +237,28 @@ impl Inflight {
             self.cursor = self.cursor.saturating_sub(1);
         }
         self.ordered |= self.slots.is_empty();
-        if self.slots.len() > 64 && self.slots.len() > 2 * self.live {
+        if self.slots.len() > 64 && self.slots.len() > 2 * self.len() {
             self.compact();
         }
     }
 
     /// The next slot that this connection has not been told of, if it is durable.
     pub fn next_unwritten(&mut self, durable: Ticket) -> Option<&mut Slot> {
-        while self.slots.get(self.cursor).is_some_and(|slot| slot.step == Step::Done) {
+        while self.slots.get(self.cursor()).is_some_and(|slot| slot.step == Step::Done) {
             self.cursor += 1;
         }
-        self.slots.get_mut(self.cursor).filter(|slot| slot.ticket <= durable)
+        self.slots.get_mut(self.cursor as usize).filter(|slot| slot.ticket <= durable)
     }
 
     /// What the next slot that this connection has not been told of waits for.
     pub fn awaits(&self, durable: Ticket) -> Option<Ticket> {
-        let next = self.slots.range(self.cursor..).find(|slot| slot.step != Step::Done)?;
+        let next = self.slots.range(self.cursor()..).find(|slot| slot.step != Step::Done)?;
         Some(next.ticket).filter(|ticket| *ticket > durable)
     }
 
     /// The slot that [`Inflight::next_unwritten`] gave has been written.
     pub fn written(&mut self) {
-        if let Some(slot) = self.slots.get_mut(self.cursor) {
+        if let Some(slot) = self.slots.get_mut(self.cursor as usize) {
             slot.sent = true;
             self.cursor += 1;
             self.outstanding += 1;
@@ -263,12 +267,12 @@ impl Inflight {
 
     /// The slot that [`Inflight::next_unwritten`] gave will never be sent: it is finished instead.
     pub fn skip_unwritten(&mut self) -> Option<Delivery> {
-        self.finish_at(self.cursor)
+        self.finish_at(self.cursor())
     }
 
     /// The slot that [`Inflight::next_unwritten`] gave will not be sent again: its PUBREL is, once `ticket` is durable.
     pub fn release_unwritten(&mut self, ticket: Ticket) -> Option<Delivery> {
-        let slot = self.slots.get_mut(self.cursor)?;
+        let slot = self.slots.get_mut(self.cursor as usize)?;
         (slot.step, slot.ticket) = (Step::Released, ticket);
         slot.delivery.take()
     }
@@ -282,7 +286,7 @@ impl Inflight {
     }
 
     fn compact(&mut self) {
-        self.cursor = self.slots.range(..self.cursor).filter(|slot| slot.step != Step::Done).count();
+        self.cursor = self.slots.range(..self.cursor()).filter(|slot| slot.step != Step::Done).count() as u32;
         self.outstanding = self.cursor;
         self.slots.retain(|slot| slot.step != Step::Done);
     }

@@ -9,10 +9,10 @@ pub mod paging;
 pub mod parked;
 pub mod queue;
 mod receive;
+mod received;
 pub mod run;
 mod waiting;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ use backlog::Backlog;
 use inflight::{Inflight, Step};
 use link::{Link, Written};
 use paging::Paging;
+use received::Received;
 
 pub use receive::{Acknowledged, Action, check_user_properties};
 
@@ -102,7 +103,7 @@ pub struct SessionSubscription {
     /// Subscription Identifier, 0 for none.
     pub identifier: u32,
     /// For a shared subscription: the group it is a member of.
-    pub group: Option<Membership>,
+    pub group: Option<Box<Membership>>,
 }
 
 /// A session's place in a share group.
@@ -175,7 +176,7 @@ pub struct Session {
     inflight: Inflight,
     queue: Backlog,
     /// QoS 2 packet ids received and not released, with what their PUBREC waits for.
-    received: BTreeMap<PacketId, Ticket>,
+    received: Received,
 }
 
 impl Session {
@@ -203,7 +204,7 @@ impl Session {
             client_hash: client_hash(client_id),
             inflight: Inflight::default(),
             queue: Backlog::default(),
-            received: BTreeMap::new(),
+            received: Received::default(),
         }
     }
 
@@ -617,7 +618,7 @@ impl Session {
 
     /// The membership in the group with this queue.
     pub fn membership(&self, group: QueueId) -> Option<&Membership> {
-        self.subscriptions.iter().filter_map(|held| held.group.as_ref()).find(|held| held.queue == group)
+        self.subscriptions.iter().filter_map(|held| held.group.as_deref()).find(|held| held.queue == group)
     }
 
     /// Adds or replaces a subscription.

@@ -108,7 +108,7 @@ impl Session {
         if let Some(packet_id) = publish.packet_id {
             self.check_receive_maximum(packet_id, publish.qos, cx)?;
             if publish.qos == QoS::ExactlyOnce
-                && let Some(ticket) = self.received.get(&packet_id).copied()
+                && let Some(ticket) = self.received.get(packet_id)
             {
                 // [MQTT-4.3.3-10]: the same id again is the same message; only its PUBREC is repeated.
                 self.application_message(publish, cx)?;
@@ -129,7 +129,7 @@ impl Session {
         cx: &Context<'_>,
     ) -> Result<(), ProtocolError> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        if qos == QoS::ExactlyOnce && self.received.contains_key(&packet_id) {
+        if qos == QoS::ExactlyOnce && self.received.get(packet_id).is_some() {
             return Ok(());
         }
         let outstanding = self.received.len() + usize::from(link.unacknowledged);
@@ -246,7 +246,7 @@ impl Session {
         packet_id: PacketId,
         cx: &mut Context<'_>,
     ) -> Result<Action<'static>, ProtocolError> {
-        let (reason, ticket) = match self.received.remove(&packet_id) {
+        let (reason, ticket) = match self.received.remove(packet_id) {
             Some(_) if self.persistent => {
                 (ReasonCode::Success, cx.store.push(Record::Released(self.queue_id, packet_id)))
             }

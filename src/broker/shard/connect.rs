@@ -152,7 +152,7 @@ impl Shard {
         let session = Session::new(client_id, queue_id, expiry, meter).paged(self.core.store.has_pages());
         let index = self.sessions.insert(session) as u32;
         self.by_client.insert(&self.sessions, index);
-        self.by_queue.insert(queue_id, index);
+        self.by_queue.insert(&self.sessions, index);
         self.core.stats.sessions.add(1);
         index
     }
@@ -321,7 +321,7 @@ impl Shard {
         let session = &mut self.sessions[index as usize];
         let queue_id = session.queue_id;
         let memberships: Vec<Membership> =
-            session.subscriptions.iter().filter_map(|held| held.group.clone()).collect();
+            session.subscriptions.iter().filter_map(|held| held.group.as_deref().cloned()).collect();
         for membership in memberships {
             let session = &mut self.sessions[index as usize];
             let kept = session.give_back(membership.queue, true, &mut self.core.context(now)).into();
@@ -377,7 +377,7 @@ impl Shard {
             }
         }
         self.by_client.remove(&session.client_id, index);
-        self.by_queue.remove(&session.queue_id);
+        self.by_queue.remove(&session.queue_id, index);
         if self.core.rules.acl.is_some() {
             self.shared.change_interest(|interest, _| interest.disown(session.queue_id));
         }

@@ -171,7 +171,7 @@ impl Shard {
 
     /// Drops what has expired in the queue of a session or group that lives here.
     pub(super) fn purge(&mut self, now: Instant, queue: QueueId) {
-        if let Some(index) = self.by_queue.get(&queue).copied() {
+        if let Some(index) = self.by_queue.get(&self.sessions, &queue) {
             self.sessions[index as usize].purge(&mut self.core.context(now));
             self.after_progress(index);
         } else {
@@ -188,7 +188,7 @@ impl Shard {
         let decided = route.rules == self.core.rules.version;
         let mut takers = 0;
         for target in route.queues.iter().filter(|target| target.home == own) {
-            let Some(index) = self.by_queue.get(&target.queue).copied() else {
+            let Some(index) = self.by_queue.get(&self.sessions, &target.queue) else {
                 self.core.stats.count_drop(DropReason::SessionEnded, messages.len() as u64);
                 continue;
             };
@@ -222,7 +222,8 @@ impl Shard {
 
     fn deliver_transient(&mut self, now: Instant, messages: &[Arc<Message>], run: &mut Run) -> usize {
         let Some(first) = messages.first() else { return 0 };
-        let publisher = first.publisher.and_then(|publisher| self.by_queue.get(&publisher.queue).copied());
+        let publisher =
+            first.publisher.and_then(|publisher| self.by_queue.get(&self.sessions, &publisher.queue));
         let takers = match &self.core.rules.acl {
             None => self.subscriptions.matching(first.topic(), publisher),
             Some(acl) => {
@@ -311,7 +312,7 @@ impl Shard {
     /// A group gives a message to a member that lives here. One meant for an earlier joining is not
     /// wanted: what that joining returned to the group covers it.
     fn given(&mut self, now: Instant, queue: QueueId, (token, rules): (u32, u64), delivery: Delivery) {
-        let member = self.by_queue.get(&queue).copied().filter(|index| {
+        let member = self.by_queue.get(&self.sessions, &queue).filter(|index| {
             let membership = self.sessions[*index as usize].membership(delivery.from);
             membership.is_some_and(|membership| membership.token == token)
         });

@@ -56,7 +56,7 @@ impl Shard {
 
     /// A page has come for a queue, if that is still there.
     fn take_page(&mut self, now: Instant, page: Page) {
-        if let Some(index) = self.by_queue.get(&page.queue).copied() {
+        if let Some(index) = self.by_queue.get(&self.sessions, &page.queue) {
             self.sessions[index as usize].take_page(page, &mut self.core.context(now));
             self.after_progress(index);
         } else {
@@ -67,7 +67,7 @@ impl Shard {
     /// Lets the queues that found the budget of pages used up ask again, as far as there is room.
     pub(super) fn call_up(&mut self, now: Instant) {
         while let Some(queue) = self.core.paging.begin_turn() {
-            if let Some(index) = self.by_queue.get(&queue).copied() {
+            if let Some(index) = self.by_queue.get(&self.sessions, &queue) {
                 self.sessions[index as usize].called_up(&mut self.core.context(now));
             } else {
                 self.with_group(now, queue, |group, cx, _| group.called_up(cx));

@@ -31,8 +31,8 @@ impl Shard {
 
     /// Says it of a session that lives here.
     pub(super) fn say_level(&self, queue: QueueId, level: Level) {
-        let Some(index) = self.by_queue.get(&queue) else { return };
-        let session = &self.sessions[*index as usize];
+        let Some(index) = self.by_queue.get(&self.sessions, &queue) else { return };
+        let session = &self.sessions[index as usize];
         if let Some(meter) = &session.meter {
             self.say(&session.client_id, meter, level);
         }

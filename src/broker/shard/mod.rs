@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use slab::Slab;
 
-use super::clients::Clients;
 use super::group::{Group, GroupContext};
+use super::lookup::Lookup;
 use super::outbox::{Batch, Credits, Item, Outbox};
 use super::route::RouteCache;
 use super::shared::Shared;
@@ -158,8 +158,8 @@ pub struct Shard {
     shared: Arc<Shared>,
     core: Core,
     sessions: Slab<Session>,
-    by_client: Clients,
-    by_queue: HashMap<QueueId, u32, foldhash::fast::RandomState>,
+    by_client: Lookup<str>,
+    by_queue: Lookup<QueueId>,
     groups: HashMap<QueueId, Group, foldhash::fast::RandomState>,
     subscriptions: Subscriptions,
     routes: RouteCache,
@@ -292,8 +292,8 @@ impl Shard {
             shared,
             core,
             sessions: Slab::new(),
-            by_client: Clients::default(),
-            by_queue: HashMap::default(),
+            by_client: Lookup::new(),
+            by_queue: Lookup::new(),
             groups: HashMap::default(),
             subscriptions: Subscriptions::new(),
             routes: RouteCache::default(),

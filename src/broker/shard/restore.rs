@@ -67,7 +67,7 @@ impl Shard {
         session.restore_received(restored.received);
         let index = self.sessions.insert(session) as u32;
         self.by_client.insert(&self.sessions, index);
-        self.by_queue.insert(queue, index);
+        self.by_queue.insert(&self.sessions, index);
         self.core.stats.sessions.add(1);
         self.count_waiting(restored.waiting);
         for sent in restored.sent {
@@ -117,7 +117,12 @@ impl Shard {
         self.core.stats.shared_subscriptions.add(u64::from(shared));
         let RestoredSubscription { filter, identifier, .. } = held;
         let session = &mut self.sessions[index as usize];
-        session.put_subscription(SessionSubscription { filter, options, identifier, group });
+        session.put_subscription(SessionSubscription {
+            filter,
+            options,
+            identifier,
+            group: group.map(Box::new),
+        });
     }
 
     /// Puts an ordinary subscription into Interest, and its retained replay where it stood.

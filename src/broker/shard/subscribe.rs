@@ -120,7 +120,7 @@ impl Shard {
     /// Adds or replaces a subscription, and begins its retained replay [MQTT-3.8.4-3].
     fn add_subscription(&mut self, index: u32, asked: Asked<'_>) -> Ticket {
         let session = &self.sessions[index as usize];
-        let existing = session.subscription(asked.filter).map(|held| held.group.clone());
+        let existing = session.subscription(asked.filter).map(|held| held.group.as_deref().cloned());
         let existed = existing.is_some();
         let shared = asked.filter.starts_with("$share/");
         let wants_retained = match asked.options.retain_handling {
@@ -133,7 +133,7 @@ impl Shard {
         let (mut since, mut group) = (0, None);
         let ticket = if shared {
             let (membership, ticket) = self.join_group(index, asked, existing.flatten());
-            group = Some(membership);
+            group = Some(Box::new(membership));
             ticket
         } else {
             let (newest, ticket) = self.add_to_tables(index, asked, replays);
