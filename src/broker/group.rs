@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::guard::UNDECIDED;
 use super::outbox::{Item, Join};
 use super::roster::{Member, Roster};
 use super::shared::Shared;
-use crate::acl::{Current, Owner};
+use crate::acl::{Acl, Current, Owner};
 use crate::flow::registry::Pace;
 use crate::limits::{Limits, Overflow, QueueRule, ShareRule};
 use crate::message::{Message, MessageId, PeerId, QueueId};
@@ -534,10 +535,11 @@ impl Group {
     }
 }
 
-/// Whether a member may read all that its group can have for it.
-fn reads_all(owner: Option<&Owner>, filter: &str, rules: &Current) -> bool {
-    let Some(acl) = &rules.acl else { return true };
-    owner.map_or(acl.is_about_sys() && !filter.starts_with('$'), |owner| acl.reads_all(owner.who(), filter))
+/// The version of the rules, if by them a member may read all that its group can have for it.
+fn reads_all(owner: Option<&Owner>, filter: &str, rules: &Current) -> u64 {
+    let for_anybody = |acl: &Acl| acl.is_about_sys() && !filter.starts_with('$');
+    let reads = |acl: &Arc<Acl>| owner.map_or(for_anybody(acl), |owner| acl.reads_all(owner.who(), filter));
+    if rules.acl.as_ref().is_none_or(reads) { rules.version } else { UNDECIDED }
 }
 
 /// A message waits for a member.

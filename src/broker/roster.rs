@@ -33,8 +33,10 @@ pub(super) struct Member {
     pub(super) identifiers: Identifiers,
     /// Who it is, if that makes a difference to what it may read.
     pub(super) owner: Option<Arc<Owner>>,
-    /// It may read whatever the group has for it.
-    pub(super) reads_all: bool,
+    /// The version of the rules by which it may read whatever the group has for it, or [`UNDECIDED`].
+    ///
+    /// [`UNDECIDED`]: super::guard::UNDECIDED
+    pub(super) reads_all: u64,
     /// Given and not settled, oldest first.
     pub(super) given: VecDeque<Delivery>,
 }
@@ -164,7 +166,7 @@ impl Member {
 
     /// Whether its client may be sent `message`. Without rules not even the topic is looked at.
     pub(super) fn may_read(&self, message: &Message, rules: &Current) -> bool {
-        let Some(acl) = rules.acl.as_ref().filter(|_| !self.reads_all) else { return true };
+        let Some(acl) = rules.acl.as_ref().filter(|_| self.reads_all != rules.version) else { return true };
         let topic = message.topic();
         self.owner.as_ref().map_or(!acl.asks_who(topic), |owner| acl.may_read(owner.who(), topic))
     }

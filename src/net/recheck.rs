@@ -36,6 +36,10 @@ pub(super) async fn run(shell: Rc<Shell>, reload: Arc<Reload>) {
         shell.wake_flusher();
         yield_now().await;
     }
+    // What was reloaded counts as taken up when everything goes by it.
+    while shell.turn().shard.is_reviewing() {
+        yield_now().await;
+    }
 }
 
 fn look(state: &mut State, id: ConnectionId, reload: &Reload) {

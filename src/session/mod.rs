@@ -80,6 +80,8 @@ pub struct Context<'a> {
     pub settled: &'a mut Vec<Finished>,
     /// What clients may read; `None`: everything.
     pub acl: Option<&'a Acl>,
+    /// Which of them: the version.
+    pub rules: u64,
 }
 
 /// A delivery of a share group that its member is finished with.
@@ -165,8 +167,9 @@ pub struct Session {
     pub awaited: Ticket,
     /// The second for which its timer is armed; `u64::MAX` if none is.
     pub armed: u64,
-    /// What is sent again has to be read by other rules, or by another token, than when it was sent first.
-    pub rechecks: bool,
+    /// The version of the rules, and at present the token, by which all that waits to be written was found to be for its
+    /// client. By others it is asked for again.
+    pub asked_by: u64,
     /// When the connection was lost.
     pub detached: Option<Instant>,
     /// The connection, if there is one.
@@ -198,7 +201,7 @@ impl Session {
             will: None,
             awaited: Ticket(0),
             armed: u64::MAX,
-            rechecks: false,
+            asked_by: 0,
             detached: None,
             link: None,
             client_hash: client_hash(client_id),
@@ -402,14 +405,17 @@ impl Session {
                 return;
             }
             let Some(slot) = self.inflight.next_unwritten(durable) else {
-                self.rechecks &= !self.inflight.all_written();
+                if self.inflight.all_written() {
+                    self.asked_by = cx.rules;
+                }
                 return;
             };
             let (packet_id, recorded) = (slot.packet_id, slot.moved && self.persistent);
             let half_done = slot.sent && slot.qos() == QoS::ExactlyOnce;
             let barred = |delivery: &Delivery| {
                 let who = Who { principal: &self.principal, client_id: &self.client_id };
-                self.rechecks && cx.acl.is_some_and(|acl| !acl.may_read(who, delivery.message.topic()))
+                self.asked_by != cx.rules
+                    && cx.acl.is_some_and(|acl| !acl.may_read(who, delivery.message.topic()))
             };
             let written = match (&slot.delivery, slot.step) {
                 (Some(delivery), Step::Published) if barred(delivery) => Written::Barred,

@@ -196,6 +196,7 @@ impl Driver {
             scratch: &mut self.scratch,
             settled: &mut settled,
             acl: None,
+            rules: 0,
         };
         act(&mut self.session, &mut cx);
         assert!(settled.is_empty(), "no group gave anything");

@@ -222,7 +222,7 @@ impl World {
     pub fn set_acl(&mut self, acl: Option<Acl>) {
         let rules = self.shared.set_rules(acl.map(Arc::new));
         for shard in &mut self.shards {
-            shard.set_rules(self.now, rules.clone());
+            shard.set_rules(rules.clone());
         }
         self.run();
     }

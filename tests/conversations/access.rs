@@ -1,7 +1,11 @@
 //! What may be read, asked of what comes back from the disk.
 
+use std::sync::Arc;
+
 use weirmq::acl::Acl;
+use weirmq::principal::Principal;
 use weirmq::protocol::packet::*;
+use weirmq::protocol::reason::ReasonCode;
 use weirmq::stats::DropReason;
 
 use crate::common::dialogue::*;
@@ -93,5 +97,50 @@ fn a_file_that_comes_later_guards_what_was_there_before() {
         s.w.publish(p, "secret/a", QoS::AtLeastOnce, "x");
         assert_eq!(s.store.references(), 4);
         expect_balance(&s.w);
+    }
+}
+
+#[test]
+fn other_rules_hold_at_once_and_what_is_to_be_done_about_them_is_done_in_slices() {
+    const ROOT: &str = "user root\ntopic #\n";
+    const SESSIONS: usize = 2000;
+    for (before, shards) in [(Some(ALL), 1), (None, 1), (Some(ALL), 2)] {
+        let with_root = |text: &str| acl(&format!("{text}{ROOT}"));
+        let before = before.and_then(with_root);
+        let mut w = World::with(WorldSettings { shards, acl: before, ..WorldSettings::default() });
+        let clients: Vec<usize> = (0..SESSIONS).map(|n| w.connect(V5, &format!("c{n}"))).collect();
+        for (n, client) in clients.iter().enumerate() {
+            // The last of them, whose turn comes late, of every kind.
+            let filter = ["secret/#", "$share/g/secret/#", "open/#"][n % 3];
+            w.subscribe(*client, filter, QoS::AtLeastOnce);
+        }
+        let root = Principal::of_user("root");
+        let root = w.try_connect_as(&root, &connect(V5, "root", true)).expect("accepted");
+        w.take(root);
+        let rules = w.shared.set_rules(with_root(LESS).map(Arc::new));
+        w.shards.iter_mut().for_each(|shard| shard.set_rules(rules.clone()));
+        let mut turns = 0;
+        while w.shards.iter().any(|shard| shard.is_reviewing()) {
+            let payload = b"x";
+            w.put(root, &Packet::Publish(Publish { payload, ..message("secret/a", QoS::AtMostOnce, "") }));
+            w.turn();
+            turns += 1;
+        }
+        assert!(turns >= 2 * SESSIONS / usize::from(shards) / 256, "{turns} turns");
+        w.run();
+        for client in &clients {
+            assert!(w.drain(*client).is_empty(), "nobody gets what nobody may have");
+        }
+        let told = |w: &mut World, topic: &str| w.publish(root, topic, QoS::AtLeastOnce, "x");
+        assert_eq!(
+            told(&mut w, "secret/a"),
+            ReasonCode::NoMatchingSubscribers,
+            "those subscriptions are over"
+        );
+        assert_eq!(told(&mut w, "open/a"), ReasonCode::Success);
+        for (n, client) in clients.iter().enumerate() {
+            assert_eq!(w.drain(*client).len(), usize::from(n % 3 == 2));
+        }
+        expect_balance(&w);
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shard;
-use crate::acl::{Current, Owner, Who};
+use crate::acl::{Owner, Who};
 use crate::broker::access;
+use crate::broker::guard::UNDECIDED;
 use crate::broker::outbox::{Item, Join};
 use crate::broker::restore::share_parts;
 use crate::message::{Message, QueueId};
@@ -23,28 +24,6 @@ pub(super) struct Granted {
 }
 
 impl Shard {
-    /// Other rules hold from now on. Subscriptions that can bring nothing any more end; what waits is asked for when it
-    /// goes; share groups learn who may have what.
-    pub fn set_rules(&mut self, now: Instant, rules: Current) {
-        self.core.rules = rules;
-        self.granted = Granted::default();
-        self.subscriptions.forget_matches();
-        let indices: Vec<u32> = self.sessions.iter().map(|(index, _)| index as u32).collect();
-        for index in &indices {
-            self.drop_unreadable(now, *index);
-            self.sessions[*index as usize].rechecks = self.core.rules.acl.is_some();
-        }
-        self.guard_sessions(&indices);
-        for index in indices {
-            self.introduce(index);
-            self.after_progress(index);
-        }
-        let groups: Vec<QueueId> = self.groups.keys().copied().collect();
-        for group in groups {
-            self.with_group(now, group, |group, cx, give| group.rules_changed(cx, give));
-        }
-    }
-
     /// Refuses a client that may not connect by this name, or may not leave this will.
     pub(super) fn check_rights(&self, who: Who<'_>, will: Option<&str>) -> Result<(), ProtocolError> {
         let acl = self.core.rules.acl.as_ref();
@@ -108,11 +87,11 @@ impl Shard {
         }
         self.drop_unreadable(now, index);
         self.guard_sessions(&[index]);
-        self.sessions[index as usize].rechecks = true;
+        self.sessions[index as usize].asked_by = UNDECIDED;
     }
 
     /// Ends the subscriptions of a session that can bring nothing any more.
-    fn drop_unreadable(&mut self, now: Instant, index: u32) {
+    pub(super) fn drop_unreadable(&mut self, now: Instant, index: u32) {
         let unreadable = |held: &&SessionSubscription| {
             let plain = if held.group.is_some() { share_parts(&held.filter).1 } else { &held.filter };
             !self.may_subscribe(index, plain)
@@ -137,7 +116,7 @@ impl Shard {
     }
 
     /// Tells those who route who these sessions are.
-    fn guard_sessions(&self, indices: &[u32]) {
+    pub(super) fn guard_sessions(&self, indices: &[u32]) {
         let owned = |index: &u32| Some((&self.sessions[*index as usize], self.owner(*index)?));
         let owners: Vec<(&Session, Arc<Owner>)> = indices.iter().filter_map(owned).collect();
         if owners.is_empty() {

@@ -149,7 +149,8 @@ impl Shard {
         let queue_id = QueueId(numbered(self.settings.id, &mut self.last_queue));
         // Fixed for the session's life: it is persistent if it outlives its first connection.
         let meter = (expiry != Expiry::AT_ONCE).then(|| self.meter_for("#"));
-        let session = Session::new(client_id, queue_id, expiry, meter).paged(self.core.store.has_pages());
+        let mut session = Session::new(client_id, queue_id, expiry, meter).paged(self.core.store.has_pages());
+        session.asked_by = self.core.rules.version;
         let index = self.sessions.insert(session) as u32;
         self.by_client.insert(&self.sessions, index);
         self.by_queue.insert(&self.sessions, index);

@@ -65,9 +65,10 @@ impl Shard {
             }
         }
         self.replay_turn(now);
+        self.review_turn(now);
         self.call_up(now);
         self.resume_waiting();
-        self.outbox.has_own() || !self.inbox.is_empty() || self.replays.has_work()
+        self.outbox.has_own() || !self.inbox.is_empty() || self.replays.has_work() || self.is_reviewing()
     }
 
     /// Deals with the next item from `source`, or a run of them; about how many bytes that were, 0 if there is none.

@@ -13,6 +13,7 @@ mod rate;
 mod reload;
 mod replay;
 mod restore;
+mod review;
 mod subscribe;
 mod timeout;
 
@@ -55,6 +56,7 @@ use disk::Awaiting;
 use pause::Waiting;
 use rate::Departed;
 use replay::Replays;
+use review::Review;
 
 pub use census::Census;
 pub use reload::Rules;
@@ -184,6 +186,8 @@ pub struct Shard {
     resumed: VecDeque<ConnectionId>,
     /// The server stops: what is left is the next one's.
     stopping: bool,
+    /// Other rules hold, and some sessions have not learnt of it.
+    review: Option<Review>,
     /// Who was last found to have the right to publish to what.
     granted: Granted,
     /// When retained messages were last found at their limit and gone through.
@@ -249,6 +253,7 @@ impl Core {
             scratch: &mut self.scratch,
             settled: &mut self.settled,
             acl: self.rules.acl.as_deref(),
+            rules: self.rules.version,
         }
     }
 
@@ -312,6 +317,7 @@ impl Shard {
             over_rate: false,
             resumed: VecDeque::new(),
             stopping: false,
+            review: None,
             granted: Granted::default(),
             retained_full: None,
             run: Run::default(),
@@ -561,6 +567,7 @@ impl Shard {
             || self.has_credit_for_waiting()
             || self.core.paging.has_turn()
             || self.has_room_for_waiting()
+            || self.is_reviewing()
     }
 
     /// Hands what was pushed to the store: at the turn's end, before any other shard and any client can hear of it.

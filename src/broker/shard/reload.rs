@@ -41,7 +41,7 @@ impl Shard {
         self.bind_queues(share_rules, queue_rules);
         self.pace_groups(now, flow);
         if access.version != self.core.rules.version {
-            self.set_rules(now, access);
+            self.set_rules(access);
         }
     }
 
