@@ -80,8 +80,8 @@ pub struct Context<'a> {
     pub settled: &'a mut Vec<Finished>,
     /// What clients may read; `None`: everything.
     pub acl: Option<&'a Acl>,
-    /// Which of them: the version.
-    pub rules: u64,
+    /// Which of them: the version, in as many bits as a session has for it.
+    pub rules: u32,
 }
 
 /// A delivery of a share group that its member is finished with.
@@ -169,7 +169,7 @@ pub struct Session {
     pub armed: u64,
     /// The version of the rules, and at present the token, by which all that waits to be written was found to be for its
     /// client. By others it is asked for again.
-    pub asked_by: u64,
+    pub asked_by: u32,
     /// When the connection was lost.
     pub detached: Option<Instant>,
     /// The connection, if there is one.

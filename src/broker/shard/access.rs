@@ -87,7 +87,7 @@ impl Shard {
         }
         self.drop_unreadable(now, index);
         self.guard_sessions(&[index]);
-        self.sessions[index as usize].asked_by = UNDECIDED;
+        self.sessions[index as usize].asked_by = UNDECIDED as u32;
     }
 
     /// Ends the subscriptions of a session that can bring nothing any more.

@@ -150,7 +150,7 @@ impl Shard {
         // Fixed for the session's life: it is persistent if it outlives its first connection.
         let meter = (expiry != Expiry::AT_ONCE).then(|| self.meter_for("#"));
         let mut session = Session::new(client_id, queue_id, expiry, meter).paged(self.core.store.has_pages());
-        session.asked_by = self.core.rules.version;
+        session.asked_by = self.core.rules.version as u32;
         let index = self.sessions.insert(session) as u32;
         self.by_client.insert(&self.sessions, index);
         self.by_queue.insert(&self.sessions, index);

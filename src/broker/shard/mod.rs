@@ -253,7 +253,7 @@ impl Core {
             scratch: &mut self.scratch,
             settled: &mut self.settled,
             acl: self.rules.acl.as_deref(),
-            rules: self.rules.version,
+            rules: self.rules.version as u32,
         }
     }
 
