@@ -42,12 +42,18 @@ pub struct Gate {
     connections: Counted,
 }
 
-/// A connection that is counted until this is dropped, once it is counted.
+/// What a client needs to become a connection.
 #[derive(Debug)]
-pub(super) struct Permit {
-    gate: Arc<Gate>,
-    counted: bool,
+pub(super) enum Permit {
+    /// There was room for it.
+    Counted(Seat),
+    /// There was none: it may only take over a connection that is there.
+    Over(Arc<Gate>),
 }
+
+/// A connection that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<Gate>);
 
 /// A handshake that is counted until this is dropped.
 #[derive(Debug)]
@@ -177,7 +183,7 @@ impl Gate {
     }
 
     /// Counts one more connection, if there is room for it.
-    pub(super) fn connect(self: &Arc<Self>) -> Option<Permit> {
+    pub(super) fn connect(self: &Arc<Self>) -> Option<Seat> {
         if !self.admission.connections.add() {
             return None;
         }
@@ -185,7 +191,7 @@ impl Gate {
             self.admission.connections.sub();
             return None;
         }
-        Some(Permit { gate: self.clone(), counted: true })
+        Some(Seat(self.clone()))
     }
 }
 
@@ -193,7 +199,7 @@ impl Gate {
     /// Counts one more connection. Where there is no room for it, it may only take the place of another of its client,
     /// which only the shard where that lives can tell: until then it is not counted.
     pub(super) fn connect_or_take_over(self: &Arc<Self>) -> Permit {
-        self.connect().unwrap_or_else(|| Permit { gate: self.clone(), counted: false })
+        self.connect().map_or_else(|| Permit::Over(self.clone()), Permit::Counted)
     }
 }
 
@@ -243,31 +249,43 @@ impl Counted {
 }
 
 impl Permit {
-    /// Whether it is one of this listener.
-    pub(super) fn is_of(&self, gate: &Arc<Gate>) -> bool {
-        Arc::ptr_eq(&self.gate, gate)
-    }
-
     /// Whether it is for a client that takes over a connection, and nobody else: there was no room.
     pub(super) fn is_over(&self) -> bool {
-        !self.counted
+        matches!(self, Permit::Over(_))
     }
 
-    /// It has taken one over, whose place it has from now on.
-    pub(super) fn count(&mut self) {
-        if !std::mem::replace(&mut self.counted, true) {
-            self.gate.admission.connections.now.fetch_add(1, Relaxed);
-            self.gate.connections.now.fetch_add(1, Relaxed);
+    /// The client is a connection now; one that took another's place had to leave that first.
+    pub(super) fn count(self) -> Seat {
+        match self {
+            Permit::Counted(seat) => seat,
+            Permit::Over(gate) => {
+                gate.admission.connections.now.fetch_add(1, Relaxed);
+                gate.connections.now.fetch_add(1, Relaxed);
+                Seat(gate)
+            }
+        }
+    }
+
+    /// It does not become one, but costs one for a while where it was counted.
+    pub(super) fn refused(self) -> Option<Seat> {
+        match self {
+            Permit::Counted(seat) => Some(seat),
+            Permit::Over(_) => None,
         }
     }
 }
 
-impl Drop for Permit {
+impl Seat {
+    /// Whether it is one of this listener.
+    pub(super) fn is_of(&self, gate: &Arc<Gate>) -> bool {
+        Arc::ptr_eq(&self.0, gate)
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
-        if self.counted {
-            self.gate.admission.connections.sub();
-            self.gate.connections.sub();
-        }
+        self.0.admission.connections.sub();
+        self.0.connections.sub();
     }
 }
 

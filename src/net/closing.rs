@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::broker::shard::CloseReason;
 use crate::outbound::Outbound;
 
-use super::admission::Permit;
+use super::admission::Seat;
 use super::refusal::Refusal;
 use super::shell::Shell;
 use super::sockets::{Opened, Socket};
@@ -26,7 +26,7 @@ const DRAIN: usize = 1024 * 1024;
 
 /// Ends the socket of a connection that the shard has let go of.
 pub(super) fn close(shell: &Rc<Shell>, socket: Socket, mut outbound: Outbound, reason: &CloseReason) {
-    let Socket { stream, mut transport, permit, .. } = socket;
+    let Socket { stream, mut transport, seat, .. } = socket;
     let finished = transport.finish(&mut outbound, &mut NonBlocking(&stream));
     let waits = match (reason, finished) {
         (_, Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
@@ -35,7 +35,7 @@ pub(super) fn close(shell: &Rc<Shell>, socket: Socket, mut outbound: Outbound, r
         (CloseReason::Server(_), Ok(())) => true,
     };
     if waits {
-        part_in_background(shell, stream, transport, outbound, permit);
+        part_in_background(shell, stream, transport, outbound, Some(seat));
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn refuse(shell: &Rc<Shell>, opened: Opened, refusal: &Refusal) {
     let Opened { stream, transport, permit, .. } = opened;
     let mut outbound = Outbound::default();
     refusal.encode(outbound.buf());
-    part_in_background(shell, stream, transport, outbound, permit);
+    part_in_background(shell, stream, transport, outbound, permit.refused());
 }
 
 /// It still counts as a connection, for it still costs one.
@@ -53,13 +53,13 @@ fn part_in_background(
     stream: Stream,
     transport: Transport,
     outbound: Outbound,
-    permit: Permit,
+    seat: Option<Seat>,
 ) {
     shell.closing.set(shell.closing.get() + 1);
     let shell = shell.clone();
     spawn_local(async move {
         linger(stream, transport, outbound).await;
-        drop(permit);
+        drop(seat);
         shell.closed_one();
     });
 }

@@ -102,11 +102,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Brings a new socket in, or ends it.
+/// Brings a new socket in, or ends it. What only some come to is boxed: the rest is what a silent socket costs.
 pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, address: Peer) {
     let door = doorway.borrow().clone();
     let deadline = Instant::now() + shell.limits().connect_timeout;
-    let introduced = introduction::run(&door, stream, address, deadline).await;
+    let introduced = match &door.proxies {
+        Some(trusted) => Box::pin(introduction::run(&door, trusted, stream, address, deadline)).await,
+        None => Some((stream, address, Vec::new())),
+    };
     let Some((stream, address, first)) = introduced else { return };
     let in_time = door.gate.admits(address);
     if !in_time && door.tls.is_some() {
@@ -127,9 +130,9 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
         Ok(Ok(asked)) => {
             // Whoever has said all that it had to say is not one that dawdles, however long its password takes.
             drop(place);
-            entrance.authenticate(&shell, asked, address, (door, doorway)).await;
+            Box::pin(entrance.authenticate(&shell, asked, address, (door, doorway))).await;
         }
-        Ok(Err(failure)) => entrance.end(failure, address).await,
+        Ok(Err(failure)) => Box::pin(entrance.end(failure, address)).await,
         Err(_) => info!(%address, reason = "no CONNECT within the time limit", "refused"),
     }
 }

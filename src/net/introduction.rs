@@ -6,19 +6,21 @@ use std::io;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
+use crate::config::network::Network;
+
 use super::listener::Door;
 use super::proxy::{self, Header};
 use super::stream::{Peer, Stream};
 
-/// Learns who the client is; where no header is asked for, that is the peer. Besides the client there are the bytes that
-/// were read behind the header. `None`: the connection is over.
+/// Learns who the client is that one of the `trusted` proxies speaks for. Besides the client there are the bytes that were
+/// read behind the header. `None`: the connection is over.
 pub(super) async fn run(
     door: &Door,
+    trusted: &[Network],
     stream: Stream,
     peer: Peer,
     deadline: Instant,
 ) -> Option<(Stream, Peer, Vec<u8>)> {
-    let Some(trusted) = &door.proxies else { return Some((stream, peer, Vec::new())) };
     let is_trusted = peer.ip().is_none_or(|ip| trusted.iter().any(|network| network.contains(ip)));
     if !is_trusted {
         info!(address = %peer, reason = "not one of the trusted proxies", "refused");

@@ -31,7 +31,7 @@ use super::reserve;
 use super::shell::Shell;
 use super::stream::{Peer, Stream};
 use super::tls::Tls;
-use super::transport::Transport;
+use super::transport::{Layer, Transport};
 use super::websocket::WebSocket;
 
 /// Clients that may wait to be accepted.
@@ -75,11 +75,12 @@ impl Door {
     /// If the configuration of TLS cannot serve any connection.
     pub(super) fn transport(&self) -> Result<Transport, rustls::Error> {
         let tls = self.tls.as_ref().map(|tls| tls.accept()).transpose()?;
-        Ok(match (&self.websocket, tls) {
-            (Some(rules), tls) => Transport::WebSocket(Box::new(WebSocket::new(tls, rules.clone()))),
-            (None, Some(tls)) => Transport::Tls(tls),
-            (None, None) => Transport::Plain,
-        })
+        let layer = match (&self.websocket, tls) {
+            (Some(rules), tls) => Layer::WebSocket(Box::new(WebSocket::new(tls, rules.clone()))),
+            (None, Some(tls)) => Layer::Tls(tls),
+            (None, None) => return Ok(Transport::Plain),
+        };
+        Ok(Transport::Within(Box::new(layer)))
     }
 
     /// Whether both speak the same TLS, if any.

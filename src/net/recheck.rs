@@ -44,7 +44,7 @@ pub(super) async fn run(shell: Rc<Shell>, reload: Arc<Reload>) {
 
 fn look(state: &mut State, id: ConnectionId, reload: &Reload) {
     let Some(socket) = state.sockets.get(id) else { return };
-    let door = reload.recheck.iter().find(|door| socket.permit.is_of(&door.gate));
+    let door = reload.recheck.iter().find(|door| socket.seat.is_of(&door.gate));
     let Some(principal) = state.shard.principal(id) else { return };
     let objection = door.and_then(|door| objection(door, &socket.transport, principal));
     if let Some(why) = objection.or_else(|| withdrawn(&reload.auth, principal)) {

@@ -193,7 +193,7 @@ impl Shell {
             principal: &principal,
             listener: &door.0.name,
         };
-        let mut opened = Opened { stream, transport, address, permit, rest };
+        let opened = Opened { stream, transport, address, permit, rest };
         if let Err(error) = recheck::admits_still(&door, &opened.transport, &principal) {
             info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
@@ -210,7 +210,6 @@ impl Shell {
         self.reap(&mut turn);
         match connected {
             Ok(id) => {
-                opened.permit.count();
                 turn.sockets.insert(Socket::new(id, opened));
                 drop(turn);
                 spawn_local(ConnectionTask::new(self.clone(), id));

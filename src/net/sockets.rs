@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 use crate::broker::shard::{ConnectionId, ReceiveState, Shard};
 use crate::outbound::Outbound;
 
-use super::admission::Permit;
+use super::admission::{Permit, Seat};
 use super::stream::{Peer, Stream};
 use super::transport::{NonBlocking, Transport};
 
@@ -41,8 +41,8 @@ pub(super) struct Socket {
     pub(super) stream: Stream,
     pub(super) transport: Transport,
     pub(super) address: Peer,
-    /// Counts the connection for as long as there is one.
-    pub(super) permit: Permit,
+    /// For as long as there is one.
+    pub(super) seat: Seat,
     /// Bytes that the shard has not consumed: a part of a packet, or what came while it was paused.
     kept: Vec<u8>,
     /// Wakes the connection's task.
@@ -88,7 +88,7 @@ impl Socket {
             stream,
             transport,
             address,
-            permit,
+            seat: permit.count(),
             kept: rest,
             waker: None,
             unfed,
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn what_a_connection_costs_the_shell_is_known() {
         println!("size_of Socket: {} bytes", size_of::<Socket>());
-        assert!(size_of::<Socket>() <= 160);
-        assert_eq!(size_of::<Transport>(), 16);
+        assert!(size_of::<Socket>() <= 144);
+        assert_eq!(size_of::<Transport>(), 8);
     }
 }

@@ -18,9 +18,15 @@ pub(super) const SLICES: usize = 32;
 pub(super) enum Transport {
     /// MQTT directly over the socket.
     Plain,
-    /// MQTT over TLS.
+    /// MQTT within something else; behind one pointer, for most have nothing there.
+    Within(Box<Layer>),
+}
+
+/// What MQTT is carried in.
+pub(super) enum Layer {
+    /// TLS.
     Tls(Box<ServerConnection>),
-    /// MQTT over a WebSocket, with or without TLS.
+    /// A WebSocket, with or without TLS.
     WebSocket(Box<WebSocket>),
 }
 
@@ -35,37 +41,45 @@ impl Transport {
                 plain.extend_from_slice(raw);
                 Ok(false)
             }
-            Transport::Tls(tls) => decode_tls(tls, raw, plain),
-            Transport::WebSocket(websocket) => websocket.decode(raw, plain),
+            Transport::Within(layer) => match &mut **layer {
+                Layer::Tls(tls) => decode_tls(tls, raw, plain),
+                Layer::WebSocket(websocket) => websocket.decode(raw, plain),
+            },
+        }
+    }
+
+    fn layer(&self) -> Option<&Layer> {
+        match self {
+            Transport::Plain => None,
+            Transport::Within(layer) => Some(layer),
         }
     }
 
     /// The TLS session, if there is one.
     pub(super) fn tls(&self) -> Option<&ServerConnection> {
-        match self {
-            Transport::Plain => None,
-            Transport::Tls(tls) => Some(tls),
-            Transport::WebSocket(websocket) => websocket.tls(),
+        match self.layer()? {
+            Layer::Tls(tls) => Some(tls),
+            Layer::WebSocket(websocket) => websocket.tls(),
         }
     }
 
     /// Whether the transport has bytes of its own to send, a handshake's or an alert.
     pub(super) fn wants_write(&self) -> bool {
-        match self {
-            Transport::Plain => false,
-            Transport::Tls(tls) => tls.wants_write(),
-            Transport::WebSocket(websocket) => websocket.wants_write(),
+        match self.layer() {
+            None => false,
+            Some(Layer::Tls(tls)) => tls.wants_write(),
+            Some(Layer::WebSocket(websocket)) => websocket.wants_write(),
         }
     }
 
     /// Whether the peer has ended the stream, or broken its rules, in what has been decoded.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self, Transport::WebSocket(websocket) if websocket.has_ended())
+        matches!(self.layer(), Some(Layer::WebSocket(websocket)) if websocket.has_ended())
     }
 
     /// Whether the peer may be about to answer our end of the stream with its own.
     pub(super) fn awaits_close(&self) -> bool {
-        matches!(self, Transport::WebSocket(websocket) if websocket.awaits_close())
+        matches!(self.layer(), Some(Layer::WebSocket(websocket)) if websocket.awaits_close())
     }
 
     /// Moves everything from `outbound` to the socket, with as few writes as there can be.
@@ -88,8 +102,10 @@ impl Transport {
     fn write(&mut self, outbound: &mut Outbound, socket: &mut impl Write, last: bool) -> io::Result<()> {
         match self {
             Transport::Plain => drain(outbound, socket),
-            Transport::Tls(tls) => write_tls(tls, socket, last, |sink| drain(outbound, sink)),
-            Transport::WebSocket(websocket) => websocket.write(outbound, socket, last),
+            Transport::Within(layer) => match &mut **layer {
+                Layer::Tls(tls) => write_tls(tls, socket, last, |sink| drain(outbound, sink)),
+                Layer::WebSocket(websocket) => websocket.write(outbound, socket, last),
+            },
         }
     }
 }
