@@ -39,6 +39,10 @@ pub struct Limits {
     pub outbound_buffer: usize,
     /// Bytes of all outbound buffers and transient queues together; past it, those above their fair share are full.
     pub outbound_total: usize,
+    /// Bytes that the system may hold for one TCP connection and has not sent yet; 0: as many as it likes.
+    pub socket_unsent: u32,
+    /// What the process may use.
+    pub memory: MemoryBudget,
     /// Subscriptions that one session may hold.
     pub subscriptions_per_session: usize,
     /// User Properties that one packet may carry.
@@ -86,6 +90,8 @@ impl Default for Limits {
             transient_queue_bytes: MIB,
             outbound_buffer: MIB,
             outbound_total: 256 * MIB,
+            socket_unsent: 32 * 1024,
+            memory: MemoryBudget::Auto,
             subscriptions_per_session: 1000,
             user_properties: 64,
             retained_messages: 1_000_000,
@@ -101,6 +107,18 @@ impl Default for Limits {
             reject_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// How much memory the process may use before the greediest clients feel it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryBudget {
+    /// Three quarters of what there is: of the machine's memory, or of a control group's limit if that is less.
+    #[default]
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+    /// Any amount.
+    Off,
 }
 
 /// How a share group picks the member that takes a message.

@@ -4,6 +4,7 @@
 mod activation;
 mod data;
 mod doors;
+mod memory;
 mod notify;
 mod pulse;
 mod reload;
@@ -104,6 +105,8 @@ pub struct Server {
     shared: Arc<Shared>,
     /// The buckets that shards share.
     flow: Arc<Flow>,
+    /// What is in use, and what may be.
+    memory: memory::Watch,
     /// The way to each shard.
     senders: Vec<mpsc::UnboundedSender<Mail>>,
     stats: Arc<[Arc<Stats>]>,
@@ -152,6 +155,7 @@ impl Server {
             threads: Vec::new(),
             config: config.clone(),
             shared: shared.clone(),
+            memory: memory::Watch::new(&config.limits),
             senders: senders.clone(),
             doors,
             auth,
@@ -196,6 +200,7 @@ impl Server {
         // None serves before all have restored what they hold: what is published goes by the subscriptions of all.
         starting.iter().try_for_each(Starting::wait)?;
         starting.into_iter().for_each(Starting::go);
+        server.tell_memory();
         data::promise(&config);
         server.doors.all().for_each(|door| doors::tell(&door));
         Ok(server)
@@ -265,6 +270,23 @@ impl Server {
     /// How to ask all of it whether it moves.
     fn pulse(&self) -> Pulse {
         Pulse { shards: self.senders.clone(), store: self.data.heart() }
+    }
+
+    /// Looks how much memory is in use, and has everybody go by it.
+    fn look_at_memory(&mut self) {
+        let (used, changed) = self.memory.look();
+        self.shared.set_memory(used);
+        if changed {
+            self.tell_memory();
+        }
+    }
+
+    fn tell_memory(&self) {
+        self.admission.set_full(self.memory.headroom.is_full);
+        for sender in &self.senders {
+            // A shard that is gone has ended the server.
+            let _ = sender.send(Mail::Memory(self.memory.headroom));
+        }
     }
 
     /// How it is, in a line.

@@ -38,7 +38,16 @@ macro_rules! drop_reasons {
             /// Whether it is about a message that was not sent on, or not retained, rather than about one taker.
             pub fn is_refusal(self) -> bool {
                 use DropReason::*;
-                matches!(self, NoSubscribers | Unauthorised | RateLimited | RejectedFull | StoreFull | RetainedFull)
+                matches!(
+                    self,
+                    NoSubscribers
+                        | Unauthorised
+                        | RateLimited
+                        | RejectedFull
+                        | StoreFull
+                        | MemoryFull
+                        | RetainedFull
+                )
             }
 
             /// The name used in metrics and logs.
@@ -70,6 +79,8 @@ drop_reasons! {
     RejectedFull = "rejected_full",
     /// Refused because there is no room on the disk.
     StoreFull = "store_full",
+    /// Refused because it would be kept in memory alone, where there is no room.
+    MemoryFull = "memory_full",
     /// Not kept as a retained message: the limits on those are met.
     RetainedFull = "retained_full",
     /// Whoever it waited for, a client or every member of a share group, has no right to read it any more.

@@ -29,6 +29,8 @@ pub struct Shared {
     generation: AtomicU64,
     retained: RwLock<Retained>,
     retained_version: AtomicU64,
+    /// What the process has in use, in bytes, as it was last looked at; 0: never.
+    memory: AtomicU64,
 }
 
 /// A new or replaced subscription.
@@ -48,7 +50,18 @@ impl Shared {
             generation: AtomicU64::new(0),
             retained: RwLock::new(Retained::new(limits)),
             retained_version: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
         }
+    }
+
+    /// What the process has in use, in bytes; 0 if nobody looks.
+    pub fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// The process has so many bytes in use.
+    pub fn set_memory(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::Relaxed);
     }
 
     /// Interest, to read.

@@ -84,6 +84,7 @@ pub struct SysTopics {
     before: Totals,
     averages: [[f64; AVERAGES.len()]; LOADS.len()],
     most_connected: u64,
+    most_memory: u64,
 }
 
 impl SysTopics {
@@ -98,6 +99,7 @@ impl SysTopics {
             before: Totals::default(),
             averages: Default::default(),
             most_connected: 0,
+            most_memory: 0,
         }
     }
 
@@ -120,6 +122,7 @@ impl SysTopics {
         now: Instant,
         stats: impl Iterator<Item = &'a Stats>,
         retained: usize,
+        memory: u64,
     ) -> Vec<(String, String)> {
         if self.next.is_none_or(|next| next > now) {
             return Vec::new();
@@ -128,6 +131,11 @@ impl SysTopics {
         let totals = Totals::of(stats);
         self.most_connected = self.most_connected.max(totals.connected);
         let mut values = self.values(now, &totals, retained);
+        if memory > 0 {
+            self.most_memory = self.most_memory.max(memory);
+            values.push(("$SYS/broker/heap/current".to_owned(), memory.to_string()));
+            values.push(("$SYS/broker/heap/maximum".to_owned(), self.most_memory.to_string()));
+        }
         self.loads(now, &totals, &mut values);
         self.before = totals;
         values.retain(|(topic, value)| self.said.get(topic) != Some(value));

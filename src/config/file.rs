@@ -8,8 +8,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::rates::{DeliveryPer, RatePer};
 use super::values::{
-    Address, Carrier, FileMode, Filter, Group, KeepAlive, Name, Number, Origin, Pattern, Proxies, Size, Time,
-    TimeOrNever,
+    Address, Budget, Carrier, FileMode, Filter, Group, KeepAlive, Name, Number, Origin, Pattern, Proxies,
+    Size, Time, TimeOrNever,
 };
 use super::{IdentityFrom, JwtAlgorithm, LogFormat, MAX_SHARDS, SMALLEST_SEGMENT, SyncMode, TlsVersion};
 use crate::flow::OnLimit;
@@ -30,6 +30,8 @@ const LARGEST_PACKET: u64 = 256 * MIB - 1;
 type Count<const MIN: u64> = Number<usize, MIN, MANY>;
 /// A part of memory.
 type Memory = Size<usize, 1024, TIB>;
+/// Bytes in a socket, of which the system counts those that it has not sent.
+type UnsentSize = Size<u32, 0, { 1024 * MIB }>;
 /// Messages a second.
 type MessagesRate = Number<u64, 0, 100_000_000>;
 /// Bytes a second.
@@ -138,6 +140,8 @@ pub(super) struct LimitsSettings {
     pub(super) transient_queue_bytes: Option<Memory>,
     pub(super) outbound_buffer: Option<Memory>,
     pub(super) outbound_total: Option<Memory>,
+    pub(super) socket_unsent: Option<UnsentSize>,
+    pub(super) memory: Option<Budget>,
     pub(super) subscriptions_per_session: Option<Count<1>>,
     pub(super) user_properties: Option<Count<0>>,
     pub(super) retained_messages: Option<Count<0>>,

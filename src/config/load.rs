@@ -401,7 +401,7 @@ fn set_limits(limits: &mut Limits, settings: &LimitsSettings) {
     take!(
         connect_packet_size max_packet_size connect_timeout max_handshakes max_handshakes_per_address
         topic_levels topic_length client_id_length max_inflight receive_maximum receive_bytes
-        transient_queue_messages transient_queue_bytes outbound_buffer outbound_total
+        transient_queue_messages transient_queue_bytes outbound_buffer outbound_total socket_unsent memory
         subscriptions_per_session user_properties retained_messages retained_bytes topic_alias_maximum
         keep_alive_max max_connections max_connection_rate max_connection_rate_per_address max_sessions lane_bytes
         reject_timeout

@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::network::Network;
 use super::{IdentityFrom, JwtAlgorithm, LogFormat, SyncMode, TlsVersion};
-use crate::limits::{Overflow, Strategy};
+use crate::limits::{MemoryBudget, Overflow, Strategy};
 use crate::protocol::topic;
 
 /// Any value as it stands in a document, before a setting makes sense of it.
@@ -176,6 +176,25 @@ impl<const MIN: u64, const MAX: u64> TryFrom<Scalar> for TimeOrNever<MIN, MAX> {
         let time = Time::<MIN, MAX>::parse(&value);
         time.map(|time| TimeOrNever(Some(time.0)))
             .ok_or_else(|| value.instead_of(format_args!("\"never\" or {}", Time::<MIN, MAX>::expected())))
+    }
+}
+
+/// What the process may use: a [`Size`], `"auto"` or `"off"`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Budget(pub(super) MemoryBudget);
+
+impl TryFrom<Scalar> for Budget {
+    type Error = String;
+
+    fn try_from(value: Scalar) -> Result<Self, String> {
+        match &value {
+            Scalar::Text(text) if text == "auto" => Ok(Budget(MemoryBudget::Auto)),
+            Scalar::Text(text) if text == "off" => Ok(Budget(MemoryBudget::Off)),
+            _ => Size::<u64, { 32 << 20 }, { 1 << 50 }>::try_from(value)
+                .map(|size| Budget(MemoryBudget::Bytes(size.0)))
+                .map_err(|expected| expected.replacen("expected ", "expected \"auto\", \"off\" or ", 1)),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Admission {
     /// Whether those are bounded.
     is_slow: AtomicBool,
     connections: Counted,
+    /// There is no room for more in memory.
+    is_full: AtomicBool,
 }
 
 /// Connections that count against one bound.
@@ -108,6 +110,7 @@ impl Admission {
             arrivals: Mutex::default(),
             is_slow: AtomicBool::new(false),
             connections: Counted::new(0),
+            is_full: AtomicBool::new(false),
         };
         admission.set_limits(limits);
         admission
@@ -121,6 +124,11 @@ impl Admission {
         let rates = (limits.max_connection_rate, limits.max_connection_rate_per_address);
         self.arrivals().set_limits(rates.0, rates.1, Instant::now());
         self.is_slow.store(rates != (0, 0), Relaxed);
+    }
+
+    /// Whether there is room in memory for more connections.
+    pub fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Relaxed);
     }
 
     fn arrivals(&self) -> MutexGuard<'_, Arrivals<From>> {
@@ -184,7 +192,7 @@ impl Gate {
 
     /// Counts one more connection, if there is room for it.
     pub(super) fn connect(self: &Arc<Self>) -> Option<Seat> {
-        if !self.admission.connections.add() {
+        if self.admission.is_full.load(Relaxed) || !self.admission.connections.add() {
             return None;
         }
         if !self.connections.add() {
@@ -249,9 +257,14 @@ impl Counted {
 }
 
 impl Permit {
-    /// Whether it is for a client that takes over a connection, and nobody else: there was no room.
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self, Permit::Over(_))
+    /// Why it is for a client that takes over a connection, and nobody else, if so.
+    pub(super) fn why_over(&self) -> Option<&'static str> {
+        let is_full = |gate: &Gate| gate.admission.is_full.load(Relaxed);
+        match self {
+            Permit::Counted(_) => None,
+            Permit::Over(gate) if is_full(gate) => Some("there is no room in memory for more connections"),
+            Permit::Over(_) => Some("the connections are at their limit"),
+        }
     }
 
     /// The client is a connection now; one that took another's place had to leave that first.
@@ -355,6 +368,18 @@ mod tests {
         }
         let handshakes = admission.lock();
         assert_eq!((handshakes.count, handshakes.under_way.len()), (0, 0));
+    }
+
+    #[test]
+    fn without_room_in_memory_nobody_comes_in_who_was_not_there() {
+        let admission = admission(10, 10);
+        let gate = Arc::new(Gate::new(admission.clone(), 0));
+        let before = gate.connect_or_take_over();
+        admission.set_full(true);
+        let newcomer = gate.connect_or_take_over();
+        assert_eq!((before.why_over(), newcomer.why_over().is_some()), (None, true));
+        admission.set_full(false);
+        assert_eq!(gate.connect_or_take_over().why_over(), None);
     }
 
     #[test]

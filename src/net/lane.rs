@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::auth::Auth;
 use crate::broker::outbox::Batch;
 use crate::broker::restore::session_home;
-use crate::broker::shard::{Rules, Shard};
+use crate::broker::shard::{Headroom, Rules, Shard};
 use crate::message::PeerId;
 
 use super::handshake::Arrival;
@@ -37,6 +37,8 @@ pub enum Mail {
     Store,
     /// Other rules hold from now on.
     Reload(Arc<Reload>),
+    /// There is so much room in memory from now on.
+    Memory(Headroom),
     /// Clients arrive there, too.
     Listen(Listener),
     /// Whether the shard still makes turns.
@@ -166,6 +168,7 @@ fn take(shell: &Rc<Shell>, mail: Mail) {
             shell.turn().shard.on_store(Instant::now());
         }
         Mail::Reload(reload) => shell.reload(reload),
+        Mail::Memory(headroom) => shell.turn().shard.set_headroom(headroom),
         Mail::Listen(listener) => shell.listen(listener),
         Mail::Question(question) => shell.ask(question),
         Mail::Handover(handover) => match Stream::attach(handover.stream) {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -244,13 +244,17 @@ impl Accepting {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    /// The next client. The system holds `unsent` bytes for it that it has not sent; 0: as many as it likes.
+    async fn accept(&self, unsent: u32) -> io::Result<(Stream, Peer)> {
         match self {
             Accepting::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
                 // Small packets are not to wait for the acknowledgement of earlier ones. It fails only on a socket
                 // that has ended.
                 let _ = stream.set_nodelay(true);
+                if unsent > 0 {
+                    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(unsent);
+                }
                 Ok((Stream::Tcp(stream), Peer::Ip(address)))
             }
             Accepting::Unix(socket) => {
@@ -284,7 +288,7 @@ async fn accept_all(shell: Rc<Shell>, socket: Listening, doorway: &Doorway) {
     let first_reserved = reserve::first();
     let mut resting = rests();
     loop {
-        match socket.accept().await {
+        match socket.accept(shell.limits().socket_unsent).await {
             Ok((stream, peer)) => {
                 let stream = if reserve::holds(first_reserved, &stream) {
                     trouble.failed(&address, &"the descriptors for clients are taken");

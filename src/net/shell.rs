@@ -199,9 +199,11 @@ impl Shell {
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
         }
         let mut turn = self.turn();
-        if opened.permit.is_over() && !turn.shard.is_connected(client_id) {
+        if let Some(detail) = opened.permit.why_over()
+            && !turn.shard.is_connected(client_id)
+        {
             drop(turn);
-            let error = ProtocolError::new(ReasonCode::ServerBusy, "the connections are at their limit");
+            let error = ProtocolError::new(ReasonCode::ServerBusy, detail);
             info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
         }
@@ -210,7 +212,9 @@ impl Shell {
         self.reap(&mut turn);
         match connected {
             Ok(id) => {
-                turn.sockets.insert(Socket::new(id, opened));
+                let socket = Socket::new(id, opened);
+                turn.shard.keeps(Instant::now(), id, 0, socket.kept());
+                turn.sockets.insert(socket);
                 drop(turn);
                 spawn_local(ConnectionTask::new(self.clone(), id));
                 let (client_id, version) = (Escaped(client_id), name_of(connect.version));
@@ -231,6 +235,7 @@ impl Shell {
         while let Some(closed) = state.shard.next_closed() {
             let Closed { connection, client_id, outbound, reason } = closed;
             let Some(socket) = state.sockets.remove(connection) else { continue };
+            state.shard.forgets(socket.kept());
             let (client_id, address) = (Escaped(&client_id), socket.address);
             match &reason {
                 CloseReason::Disconnected => {

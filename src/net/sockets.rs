@@ -98,6 +98,11 @@ impl Socket {
         }
     }
 
+    /// How many bytes of it the shard has not consumed.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
     /// Remembers whom to wake; a task's waker stays the same.
     pub(super) fn keep_waker(&mut self, cx: &Context<'_>) {
         if self.waker.is_none() {
@@ -129,6 +134,21 @@ impl Socket {
         if self.paused {
             return Reading::Waiting;
         }
+        let before = self.kept.len();
+        let reading = self.read_once(shard, scratch, now, cx);
+        if self.kept.len() != before {
+            shard.keeps(now, self.id, before, self.kept.len());
+        }
+        reading
+    }
+
+    fn read_once(
+        &mut self,
+        shard: &mut Shard,
+        scratch: &mut Scratch,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Reading {
         if self.unfed {
             self.unfed = false;
             let kept = std::mem::take(&mut self.kept);
@@ -154,7 +174,8 @@ impl Socket {
     ) -> Reading {
         let front = self.kept.len();
         scratch.raw[..front].copy_from_slice(&self.kept);
-        match self.poll_read(&mut scratch.raw[front..], cx) {
+        let room = scratch.raw.len().min(front + shard.read_room());
+        match self.poll_read(&mut scratch.raw[front..room], cx) {
             Ok(Some(len)) => self.feed(&scratch.raw[..front + len], shard, now),
             Ok(None) => Reading::Waiting,
             Err(_) => self.end(),
@@ -170,7 +191,8 @@ impl Socket {
         cx: &mut Context<'_>,
     ) -> Reading {
         let Scratch { raw, plain } = scratch;
-        let len = match self.poll_read(raw, cx) {
+        let room = raw.len().min(shard.read_room());
+        let len = match self.poll_read(&mut raw[..room], cx) {
             Ok(Some(len)) => len,
             Ok(None) => return Reading::Waiting,
             Err(_) => return self.end(),

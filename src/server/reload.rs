@@ -13,6 +13,7 @@ use crate::flow::registry::Flow;
 use crate::net::lane::{Mail, Reload};
 use crate::net::listener::Door;
 
+use super::memory::Watch;
 use super::{Server, ServerError, retained_limits, rules, warn_of_passwords};
 
 /// Tells when every shard goes by what was reloaded.
@@ -67,6 +68,12 @@ impl Server {
             flow: self.flow_for(&config),
             sys_interval: config.sys_interval,
         };
+        if (self.config.limits.memory, self.config.limits.outbound_total)
+            != (config.limits.memory, config.limits.outbound_total)
+        {
+            self.memory = Watch::new(&config.limits);
+            self.tell_memory();
+        }
         self.take_over(config);
         Ok(self.tell_shards(Some(rules), changes.recheck))
     }

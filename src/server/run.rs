@@ -23,6 +23,9 @@ use super::{Server, ServerError, pulse};
 /// How often the files of certificates are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How often memory is.
+const LOOK_AT_MEMORY: Duration = Duration::from_secs(1);
+
 /// What gives the configuration again, from where it came at the start.
 pub type Load = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
@@ -67,6 +70,8 @@ async fn serve(
 ) -> Result<(), ServerError> {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look_at_memory = interval(LOOK_AT_MEMORY);
+    look_at_memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -77,6 +82,7 @@ async fn serve(
                 }
             },
             _ = look.tick() => server.look_at_certificates(),
+            _ = look_at_memory.tick() => server.look_at_memory(),
             ended = server.ended.recv() => {
                 let error = ended.unwrap_or(ServerError::Broken);
                 if matches!(error, ServerError::Store(_)) {

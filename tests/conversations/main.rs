@@ -14,6 +14,7 @@ mod common {
 mod access;
 mod crowding;
 mod directions;
+mod memory;
 mod overflow;
 mod owners;
 mod paged;

@@ -7,6 +7,7 @@ mod connect;
 mod deliver;
 mod disk;
 mod levels;
+mod memory;
 mod pause;
 mod publish;
 mod rate;
@@ -59,6 +60,7 @@ use replay::Replays;
 use review::Review;
 
 pub use census::Census;
+pub use memory::Headroom;
 pub use reload::Rules;
 
 /// A connection: a slot of the shard's session table, and which of the session's connections it is.
@@ -218,8 +220,12 @@ struct Core {
     settled: Vec<Finished>,
     /// What clients may do.
     rules: Current,
-    /// What outbound buffers and transient queues hold together.
+    /// What outbound buffers, transient queues and the shell hold together.
     buffered: usize,
+    /// What of that the shell keeps because no packet has come of it.
+    kept: usize,
+    /// How much room there is in memory.
+    headroom: Headroom,
     /// How much they may hold before the greediest count as full.
     buffer_budget: usize,
     /// What one of them may hold at present.
@@ -286,6 +292,8 @@ impl Shard {
             settled: Vec::new(),
             rules: shared.rules(),
             buffered: 0,
+            kept: 0,
+            headroom: Headroom::default(),
             buffer_budget: limits.outbound_total / usize::from(settings.peers),
             outbound_limit: limits.outbound_buffer,
             starts: true,

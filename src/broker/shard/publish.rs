@@ -43,6 +43,10 @@ impl Refusal {
     fn no_room_on_disk() -> Refusal {
         Refusal::new(ReasonCode::QuotaExceeded, "there is no room to keep it", DropReason::StoreFull)
     }
+
+    fn no_room_in_memory() -> Refusal {
+        Refusal::new(ReasonCode::QuotaExceeded, "there is no room for it in memory", DropReason::MemoryFull)
+    }
 }
 
 impl From<Refusal> for ProtocolError {
@@ -220,6 +224,9 @@ impl Shard {
         if self.core.store.is_full() {
             return Err(Refusal::no_room_on_disk());
         }
+        if self.core.refuses_memory() {
+            return Err(Refusal::no_room_in_memory());
+        }
         let reserve = || route.reserve(message.qos, message.size());
         let mut reserved = reserve();
         if let Err(full) = reserved {
@@ -279,6 +286,12 @@ impl Shard {
     ) -> Option<Refusal> {
         if message.publisher.is_some() && self.core.store.is_full() {
             return Some(Refusal::no_room_on_disk());
+        }
+        if self.core.headroom.is_full
+            && message.publisher.is_some()
+            && retained.get(message.topic()).is_none()
+        {
+            return Some(Refusal::no_room_in_memory());
         }
         let full = !self.admit_retained(now, retained, message);
         let detail = "the limit on retained messages is met";

@@ -32,10 +32,10 @@ impl Shard {
     pub fn reconfigure(&mut self, now: Instant, rules: &Rules) {
         let Rules { limits, share_rules, queue_rules, flow, sys_interval, access } = rules.clone();
         self.settings.limits = limits.clone();
-        self.core.buffer_budget = limits.outbound_total / usize::from(self.settings.peers);
         self.core.outbound_limit = limits.outbound_buffer;
         self.outbox.set_limit(limits.lane_bytes);
         self.core.limits = limits;
+        self.core.set_budget(self.settings.peers);
         self.sys.set_interval(now, sys_interval);
         self.settings.sys_interval = sys_interval;
         self.bind_queues(share_rules, queue_rules);

@@ -114,6 +114,9 @@ impl Shard {
         if full && session.subscription(filter).is_none() {
             return Err((ReasonCode::QuotaExceeded, "the session's subscriptions are at their limit"));
         }
+        if self.core.headroom.is_full && session.subscription(filter).is_none() {
+            return Err((ReasonCode::QuotaExceeded, "there is no room for more subscriptions in memory"));
+        }
         Ok(())
     }
 

@@ -95,7 +95,8 @@ impl Shard {
             return;
         }
         let retained = self.shared.retained().count();
-        let values = self.sys.update(now, self.settings.stats.iter().map(|stats| stats.as_ref()), retained);
+        let (stats, memory) = (self.settings.stats.iter().map(|stats| stats.as_ref()), self.shared.memory());
+        let values = self.sys.update(now, stats, retained, memory);
         for (topic, value) in values {
             let message = Message::new(MessageParts {
                 id: MessageId(0),
