@@ -88,6 +88,7 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
         bind = "127.0.0.1:0"
         allow_anonymous = true
         max_connections = 7
+        max_packet_size = "64KiB"
         [[listener]]
         bind = "[::]:0"
         allow_anonymous = true
@@ -116,7 +117,8 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
     );
     assert_eq!((config.shards, config.sys_interval), (3, Duration::from_secs(60)));
     assert_eq!(config.listeners.iter().map(|listener| listener.max_connections).collect::<Vec<_>>(), [7, 0]);
-    assert_eq!(config.limits.max_packet_size, 4 << 20);
+    let sizes: Vec<_> = config.listeners.iter().map(|listener| listener.max_packet_size).collect();
+    assert_eq!((sizes, config.limits.max_packet_size), (vec![Some(64 << 10), None], 4 << 20));
     assert_eq!(config.limits.connect_timeout, Duration::from_millis(1500));
     assert_eq!(config.limits.keep_alive_max, 3600);
     assert_eq!(config.limits.session_expiry_max, None);

@@ -15,7 +15,7 @@ use common::client::*;
 use weirmq::config::{Bind, Config, ListenerConfig};
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
-use weirmq::protocol::properties::Properties;
+use weirmq::protocol::properties::{Properties, Property};
 use weirmq::protocol::reason::ReasonCode;
 use weirmq::server::{Server, ServerError};
 
@@ -195,6 +195,55 @@ fn a_packet_over_the_limit_is_refused_by_its_header() {
     let mut client = Client::connect(server.addresses()[0], Version::V5, "greedy");
     client.send_bytes(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]);
     assert_eq!(client.expect_disconnect(), ReasonCode::PacketTooLarge);
+}
+
+#[test]
+fn each_listener_has_a_limit_for_packets_and_the_smaller_one_counts() {
+    let bounded = |max_packet_size| ListenerConfig { max_packet_size, ..on_any_port() };
+    let mut config = None;
+    let mut server = serve(|new| {
+        new.limits.max_packet_size = 4096;
+        new.listeners = vec![bounded(Some(1024)), bounded(None), bounded(Some(8192))];
+        config = Some(new.clone());
+    });
+    let mut config = config.expect("a configuration");
+    let open = |address, version, id: &str| {
+        let mut client = Client::open(address, version);
+        client.send(&Packet::Connect(connect(version, id, true)));
+        let frame = client.next();
+        let Packet::ConnAck(connack) = frame.packet() else { panic!("expected CONNACK, got {frame:?}") };
+        let told = connack.properties.iter().find_map(|property| match property {
+            Property::MaximumPacketSize(size) => Some(size),
+            _ => None,
+        });
+        (client, told)
+    };
+    // A topic of one byte and a packet identifier, with their lengths: 1024 bytes in all.
+    let fitting = |size: usize, version| vec![0; size - 3 - 3 - 2 - usize::from(version == Version::V5)];
+    let addresses = server.addresses().to_vec();
+    for (address, limit) in addresses.iter().zip([1024, 4096, 4096]) {
+        for version in VERSIONS {
+            let (mut client, told) = open(*address, version, "client");
+            assert_eq!(told, (version == Version::V5).then_some(limit));
+            let mut payload = fitting(limit as usize, version);
+            client.publish("t", QoS::AtLeastOnce, &payload);
+            payload.push(0);
+            let packet_id = PacketId::new(9);
+            let too_large = Publish { packet_id, payload: &payload, ..message("t", QoS::AtLeastOnce, "") };
+            client.send(&Packet::Publish(too_large));
+            match version {
+                Version::V5 => assert_eq!(client.expect_disconnect(), ReasonCode::PacketTooLarge),
+                _ => client.expect_closed(),
+            }
+        }
+    }
+    // What a client was told holds for as long as it is there; the next one is told another limit.
+    let (mut client, _) = open(addresses[0], Version::V5, "before");
+    config.listeners[0].max_packet_size = Some(512);
+    server.reload(config).expect("it can be used").wait();
+    client.publish("t", QoS::AtLeastOnce, &fitting(1024, Version::V5));
+    client.ping();
+    assert_eq!(open(addresses[0], Version::V5, "after").1, Some(512));
 }
 
 #[test]

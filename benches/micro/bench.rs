@@ -63,7 +63,14 @@ impl Bench {
             password: None,
         };
         let principal = &Principal::ANONYMOUS;
-        let attach = Attach { connect: &connect, client_id, assigned: false, principal, listener: "" };
+        let attach = Attach {
+            connect: &connect,
+            client_id,
+            assigned: false,
+            principal,
+            listener: "",
+            max_packet_size: u32::MAX,
+        };
         let connection = self.shard.connect(self.now, attach).expect("a client that is welcome");
         for filter in filters {
             self.shard.receive(self.now, connection, &traffic::subscribe(filter, qos));

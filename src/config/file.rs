@@ -68,6 +68,7 @@ pub(super) struct ListenerSettings {
     pub(super) socket_mode: Option<FileMode>,
     pub(super) allow_anonymous: Option<bool>,
     pub(super) max_connections: Option<Count<0>>,
+    pub(super) max_packet_size: Option<PacketSize>,
     pub(super) protocol: Option<Name<Carrier>>,
     pub(super) origins: Option<Vec<Origin>>,
     pub(super) proxy_protocol: Option<bool>,

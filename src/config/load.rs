@@ -215,6 +215,7 @@ impl Layers {
             bind,
             allow_anonymous,
             max_connections: settings.max_connections.map_or(0, |most| most.0),
+            max_packet_size: settings.max_packet_size.map(|size| size.0),
             websocket,
             proxies,
             tls,

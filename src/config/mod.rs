@@ -188,6 +188,9 @@ pub struct ListenerConfig {
     pub allow_anonymous: bool,
     /// Connections through this listener; 0: no limit of its own.
     pub max_connections: usize,
+    /// Largest packet, in bytes, that a client may send once it is in; `None`: what the broker's limit says, which counts
+    /// in any case.
+    pub max_packet_size: Option<u32>,
     /// Set if MQTT travels in WebSockets.
     pub websocket: Option<WebSocketConfig>,
     /// Set if a balancer says in the PROXY protocol whom it speaks for, and no other may connect: where those balancers
@@ -204,6 +207,7 @@ impl Default for ListenerConfig {
             bind: Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883))),
             allow_anonymous: true,
             max_connections: 0,
+            max_packet_size: None,
             websocket: None,
             proxies: None,
             tls: None,

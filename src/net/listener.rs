@@ -60,6 +60,8 @@ pub struct Door {
     pub auth: Arc<Auth>,
     /// Whether a client may come without credentials.
     pub allow_anonymous: bool,
+    /// Largest packet, in bytes, that a client may send, if the broker's own limit is not less.
+    pub max_packet_size: u32,
     /// What of a client's certificate names its user.
     pub identity_from: Option<IdentityFrom>,
     /// Who may come in.

@@ -192,6 +192,7 @@ impl Shell {
             assigned: assigned.is_some(),
             principal: &principal,
             listener: &door.0.name,
+            max_packet_size: door.0.max_packet_size,
         };
         let opened = Opened { stream, transport, address, permit, rest };
         if let Err(error) = recheck::admits_still(&door, &opened.transport, &principal) {

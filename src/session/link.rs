@@ -45,6 +45,8 @@ pub struct Link {
     pub window: u16,
     /// Maximum Packet Size of the client.
     pub max_packet: u32,
+    /// The Maximum Packet Size that it was told.
+    pub max_received: u32,
     /// Reason Strings and User Properties are welcome on every packet [MQTT-3.1.2-29].
     pub problem_information: bool,
     /// Seconds, as granted; 0 is off.
@@ -144,6 +146,7 @@ impl Link {
             outbound: Outbound::default(),
             window: limits.max_inflight,
             max_packet: codec::MAX_PACKET_SIZE,
+            max_received: limits.max_packet_size,
             problem_information: connect.version == Version::V5,
             keep_alive,
             unacknowledged: 0,

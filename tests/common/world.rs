@@ -202,6 +202,7 @@ impl World {
             assigned: connect.client_id.is_empty(),
             principal,
             listener: "127.0.0.1:1883",
+            max_packet_size: u32::MAX,
         };
         let connection = self.shards[shard].connect(self.now, attach)?;
         self.clients.push(Client {

@@ -81,7 +81,14 @@ impl Sim {
         };
         let principal = owner_of(client);
         let (connect, principal) = (&connect, &principal);
-        let attach = Attach { connect, client_id: &id, assigned: false, principal, listener: "" };
+        let attach = Attach {
+            connect,
+            client_id: &id,
+            assigned: false,
+            principal,
+            listener: "",
+            max_packet_size: u32::MAX,
+        };
         let connection =
             self.broker.shards[shard].connect(self.now, attach).expect("a client that does nothing wrong");
         // Of a connection that was taken over; its session may be over with it.

@@ -171,6 +171,7 @@ impl Shard {
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
         let mut link = Link::new(generation, connect, keep_alive, &self.core.limits, now);
+        link.max_received = link.max_received.min(attach.max_packet_size);
         self.bound_rates(now, attach, &mut link);
         let session = &mut self.sessions[index as usize];
         session.expiry = expiry;
@@ -233,7 +234,7 @@ impl Shard {
         if limits.receive_maximum != u16::MAX {
             properties.push(Property::ReceiveMaximum(limits.receive_maximum));
         }
-        properties.push(Property::MaximumPacketSize(limits.max_packet_size));
+        properties.push(Property::MaximumPacketSize(limits.max_packet_size.min(attach.max_packet_size)));
         if limits.topic_alias_maximum > 0 {
             properties.push(Property::TopicAliasMaximum(limits.topic_alias_maximum));
         }

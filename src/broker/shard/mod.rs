@@ -85,6 +85,8 @@ pub struct Attach<'a> {
     pub principal: &'a Principal,
     /// The listener that it came by, as the configuration names it.
     pub listener: &'a str,
+    /// Largest packet, in bytes, that this listener takes, if the broker's own limit is not less.
+    pub max_packet_size: u32,
 }
 
 /// How far [`Shard::receive`] came.
@@ -368,9 +370,8 @@ impl Shard {
         connection: ConnectionId,
         bytes: &[u8],
     ) -> Result<Step, ProtocolError> {
-        let max = self.core.limits.max_packet_size;
         let Some(link) = self.link_of(connection) else { return Ok(Step::Closed) };
-        let (version, throttled) = (link.version, link.throttle.is_some());
+        let (version, max, throttled) = (link.version, link.max_received, link.throttle.is_some());
         let Some(frame) = Frame::first(version, bytes, max)? else { return Ok(Step::Incomplete) };
         if self.pauses(connection, bytes[0]) {
             return Ok(Step::Paused);
