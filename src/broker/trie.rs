@@ -1,10 +1,11 @@
 //! [`Trie`]: topic filters → values, and all the values whose filter matches a topic. Nodes stand in a slab, one for
-//! each level; literal edges in one hash table for the whole trie, keyed by (parent, level); `+` and `#` in fields of
-//! the node. Nothing recurses, so a filter of 65,535 levels needs no more stack than one of two, and nothing iterates
+//! each level; literal edges in one hash table for the whole trie, keyed by (parent, level), but for those of a node that
+//! has one only, which knows it itself: with many filters a match is made of cache misses, and the table costs two. `+` and
+//! `#` are fields of the node. Nothing recurses, so a filter of 65,535 levels needs no more stack than one of two, and nothing iterates
 //! the hash table, so no result depends on its order. A node is reached by one path only: a match visits each node at
 //! most once, however many `+` there are.
 //!
-//! Size: 40 bytes a node, 6 to 11 bytes a literal edge, and the value; levels longer than 14 bytes have their text on the
+//! Size: 40 bytes a node, 6 to 11 bytes a literal edge in the table, and the value; levels longer than 14 bytes have their text on the
 //! heap. A level that filters share counts once, and a trailing `#` has no node. Resident bytes measured for each of a
 //! million filters, as Interest and a shard's subscriptions hold them: 74 for `sensors/N`, 114 for `N/room N/+/#`, 125
 //! for `fleet/N/status`, 190 where N is as long as a UUID.
@@ -27,7 +28,7 @@ const ROOT: u32 = 0;
 pub struct Trie<V> {
     nodes: Slab<Node>,
     values: Slab<V>,
-    /// Every node that a literal level leads to, hashed by its parent and that level.
+    /// Every node that a literal level leads to, but for [`Node::only`], hashed by its parent and that level.
     edges: HashTable<u32>,
     hasher: RandomState,
     /// Bytes on the heap that belong to levels.
@@ -46,11 +47,13 @@ struct Node {
     hash: u32,
     /// How many literal levels lead on from here.
     literals: u32,
+    /// Where the only one of them leads, if there was never another; it is not in the table then.
+    only: u32,
 }
 
 impl Node {
     fn new(parent: u32, level: Level) -> Node {
-        Node { level, parent, plus: NONE, value: NONE, hash: NONE, literals: 0 }
+        Node { level, parent, plus: NONE, value: NONE, hash: NONE, literals: 0, only: NONE }
     }
 
     fn is_bare(&self) -> bool {
@@ -171,7 +174,7 @@ impl<V> Trie<V> {
             }
             wildcards = true; // the rule is about the first level
             if node.literals != 0
-                && let Some(node) = self.literal(id, level)
+                && let Some(node) = self.literal(id, node.only, level)
             {
                 open.push(Branch { node, rest });
             }
@@ -189,7 +192,7 @@ impl<V> Trie<V> {
             node = match level {
                 b"#" if levels.peek().is_none() => return Some(Place::Hash(node)),
                 b"+" => Some(self.nodes[node as usize].plus).filter(|&plus| plus != NONE)?,
-                _ => self.literal(node, level)?,
+                _ => self.literal(node, self.nodes[node as usize].only, level)?,
             };
         }
         Some(Place::Node(node))
@@ -206,7 +209,7 @@ impl<V> Trie<V> {
             node = match level {
                 b"#" if levels.peek().is_none() => return Place::Hash(node),
                 b"+" => self.make_plus(node),
-                _ => match self.literal(node, level) {
+                _ => match self.literal(node, self.nodes[node as usize].only, level) {
                     Some(next) => next,
                     None => self.make_literal(node, level),
                 },
@@ -227,14 +230,27 @@ impl<V> Trie<V> {
         let level = Level::new(text);
         self.level_bytes += level.heap_bytes();
         let child = insert(&mut self.nodes, Node::new(parent, level));
-        self.nodes[parent as usize].literals += 1;
-        let hash = hash_edge(&self.hasher, parent, text);
+        let node = &mut self.nodes[parent as usize];
+        node.literals += 1;
+        if node.literals == 1 {
+            node.only = child;
+            return child;
+        }
+        let first = std::mem::replace(&mut node.only, NONE);
+        if first != NONE {
+            self.insert_edge(first);
+        }
+        self.insert_edge(child);
+        child
+    }
+
+    fn insert_edge(&mut self, child: u32) {
         let Trie { edges, nodes, hasher, .. } = self;
-        edges.insert_unique(hash, child, |&id| {
+        let hash = |&id: &u32| {
             let node = &nodes[id as usize];
             hash_edge(hasher, node.parent, node.level.as_bytes())
-        });
-        child
+        };
+        edges.insert_unique(hash(&child), child, hash);
     }
 
     /// Removes `id` and its ancestors, up to the first that something else still needs.
@@ -247,17 +263,24 @@ impl<V> Trie<V> {
             } else {
                 parent.literals -= 1;
                 self.level_bytes -= node.level.heap_bytes();
-                let hash = hash_edge(&self.hasher, node.parent, node.level.as_bytes());
-                if let Ok(edge) = self.edges.find_entry(hash, |&edge| edge == id) {
-                    edge.remove();
+                if parent.only == id {
+                    parent.only = NONE;
+                } else {
+                    let hash = hash_edge(&self.hasher, node.parent, node.level.as_bytes());
+                    if let Ok(edge) = self.edges.find_entry(hash, |&edge| edge == id) {
+                        edge.remove();
+                    }
                 }
             }
             id = node.parent;
         }
     }
 
-    /// The node that the literal `level` leads to from `parent`.
-    fn literal(&self, parent: u32, level: &[u8]) -> Option<u32> {
+    /// The node that the literal `level` leads to from `parent`, whose `only` is this.
+    fn literal(&self, parent: u32, only: u32, level: &[u8]) -> Option<u32> {
+        if only != NONE {
+            return (self.nodes[only as usize].level.as_bytes() == level).then_some(only);
+        }
         let hash = hash_edge(&self.hasher, parent, level);
         let is_it = |&id: &u32| {
             let node = &self.nodes[id as usize];
@@ -369,7 +392,10 @@ mod tests {
     fn assert_tidy(trie: &Trie<String>, seed: u64) {
         let fresh = from_filters(trie.values.iter().map(|(_, filter)| &**filter));
         assert_eq!(trie.nodes.len(), fresh.nodes.len(), "seed {seed}");
-        assert_eq!(trie.edges.len(), fresh.edges.len(), "seed {seed}");
+        let literals = |trie: &Trie<String>| trie.nodes.iter().map(|(_, node)| node.literals).sum::<u32>();
+        assert_eq!(literals(trie), literals(&fresh), "seed {seed}");
+        let only = trie.nodes.iter().filter(|(_, node)| node.only != NONE).count();
+        assert_eq!(trie.edges.len() + only, literals(trie) as usize, "seed {seed}");
         assert_eq!(trie.level_bytes, fresh.level_bytes, "seed {seed}");
     }
 
