@@ -1,6 +1,7 @@
 //! Who may come in: the handshakes under way, bounded in all and for each address, and the connections, bounded in all
 //! and for each listener. Shared by all shards, and touched a few times in a connection's life.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -137,7 +138,7 @@ impl Admission {
     }
 
     /// Makes room for one more handshake: the oldest one of this address goes if the address is at its bound, else the
-    /// oldest one of the address that holds most if all together are.
+    /// oldest one of the addresses that hold most if all together are.
     fn enter(self: &Arc<Self>, from: From) -> (Place, Evicted) {
         let (sender, evicted) = oneshot::channel();
         let mut handshakes = self.lock();
@@ -146,8 +147,7 @@ impl Admission {
         if own >= self.max_per_address.load(Relaxed) && from != From::Proxies {
             handshakes.evict(from);
         } else if handshakes.count >= self.max_handshakes.load(Relaxed) {
-            let fullest = handshakes.under_way.iter().max_by_key(|(_, all)| all.len()).map(|(from, _)| *from);
-            fullest.into_iter().for_each(|from| handshakes.evict(from));
+            handshakes.fullest().into_iter().for_each(|from| handshakes.evict(from));
         }
         handshakes.last_number += 1;
         let number = handshakes.last_number;
@@ -212,6 +212,13 @@ impl Gate {
 }
 
 impl Handshakes {
+    /// The address that holds most; of several the one that has held on for longest. (By any other rule a crowd in which
+    /// each has an address of its own would soon have ended a client that has only just come.)
+    fn fullest(&self) -> Option<From> {
+        let rank = |all: &VecDeque<(u64, _)>| (all.len(), Reverse(all.front().map(|(number, _)| *number)));
+        self.under_way.iter().max_by_key(|(_, all)| rank(all)).map(|(from, _)| *from)
+    }
+
     /// Ends the oldest handshake of an address.
     fn evict(&mut self, from: From) {
         if let Some((number, _)) = self.under_way.get(&from).and_then(VecDeque::front) {
@@ -350,6 +357,17 @@ mod tests {
         let (_b, mut newcomer) = admission.enter(from("10.0.0.3"));
         assert!(is_evicted(&mut hoarded[0].1) && !is_evicted(&mut hoarded[1].1));
         assert!(!is_evicted(&mut small) && !is_evicted(&mut newcomer));
+    }
+
+    #[test]
+    fn where_all_hold_as_much_the_oldest_makes_room() {
+        let admission = admission(500, 100);
+        let mut crowd: Vec<_> = (0..500_u32).map(|host| admission.enter(From::V4(host.into()))).collect();
+        let mut newer: Vec<_> = (0..499_u32).map(|host| admission.enter(From::V6(host.into()))).collect();
+        let evicted = crowd.iter_mut().filter_map(|(_, evicted)| is_evicted(evicted).then_some(()));
+        assert_eq!(evicted.count(), 499);
+        assert!(!is_evicted(&mut crowd[499].1), "the last one of them stays");
+        assert!(newer.iter_mut().all(|(_, evicted)| !is_evicted(evicted)));
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::crypto::ring::default_provider;
 use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info};
 
 use crate::auth::{Attempt, certificate};
@@ -116,7 +117,7 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
         // To tell it so would take the handshake, which is what costs.
         return info!(%address, reason = TOO_MANY, "refused");
     }
-    let (place, evicted) = door.gate.enter(address);
+    let (place, mut evicted) = door.gate.enter(address);
     let transport = match door.transport() {
         Ok(transport) => transport,
         Err(error) => return info!(%address, %error, "refused"),
@@ -124,7 +125,7 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
     let mut entrance = Entrance { stream, transport, received: Vec::new(), heard: false, in_time };
     let outcome = tokio::select! {
         outcome = timeout_at(deadline, entrance.connect(&shell, &door, &first, address)) => outcome,
-        _ = evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
+        _ = &mut evicted => return info!(%address, reason = "too many handshakes under way", "refused"),
     };
     match outcome {
         Ok(Ok(asked)) => {
@@ -132,7 +133,15 @@ pub(super) async fn run(shell: Rc<Shell>, doorway: Doorway, stream: Stream, addr
             drop(place);
             Box::pin(entrance.authenticate(&shell, asked, address, (door, doorway))).await;
         }
-        Ok(Err(failure)) => Box::pin(entrance.end(failure, address)).await,
+        // While it takes its leave it has its place still, and may lose it: descriptors are bounded by those.
+        Ok(Err(failure)) => {
+            let end = Box::pin(entrance.end(failure, address));
+            tokio::select! {
+                biased;
+                () = end => {}
+                _ = evicted => {}
+            }
+        }
         Err(_) => info!(%address, reason = "no CONNECT within the time limit", "refused"),
     }
 }
@@ -216,23 +225,32 @@ impl Entrance {
         };
         // The threads are gone with the server.
         let Ok(verdict) = verdict else { return };
-        let error = match verdict {
+        match verdict {
             Ok(mut principal) => {
                 let permit = door.gate.connect_or_take_over();
                 principal.local = door.allow_anonymous && door.is_local();
                 let accepted = Accepted { size, permit, assigned, principal, home };
-                return self.bring_home(shell, accepted, address, (door, doorway));
+                self.bring_home(shell, accepted, address, (door, doorway));
             }
             Err(refused) => {
-                let (_place, evicted) = door.gate.enter(address);
+                let (_place, mut evicted) = door.gate.enter(address);
+                let in_peace = tokio::select! {
+                    () = sleep(refused.delay) => true,
+                    _ = &mut evicted => false,
+                };
+                let error = ProtocolError::new(refused.reason, refused.detail);
+                let end = self.end(Failure::Refused(Refusal { told_in, error }), address);
+                if !in_peace {
+                    // It is told, and nobody waits until it has heard.
+                    return drop(timeout(Duration::ZERO, end).await);
+                }
                 tokio::select! {
-                    () = sleep(refused.delay) => {}
+                    biased;
+                    () = end => {}
                     _ = evicted => {}
                 }
-                ProtocolError::new(refused.reason, refused.detail)
             }
-        };
-        self.end(Failure::Refused(Refusal { told_in, error }), address).await;
+        }
     }
 
     /// Waits for bytes and has the transport take them in; what it answers is sent.
