@@ -17,8 +17,9 @@ use cgroup::Groups;
 /// What the budget may be of what there is.
 const SHARE: (u64, u64) = (3, 4);
 
-/// What buffers may be of the budget, however much the configuration allows: they fill faster than anybody looks.
-const BUFFERS: u64 = 4;
+/// What the bytes in buffers may be of the budget, however much the configuration allows: they fill faster than anybody
+/// looks, and buffers that have grown take up to three times their bytes.
+const BUFFERS: u64 = 8;
 
 /// In so many steps they shrink.
 const STEPS: u64 = 16;
@@ -164,16 +165,16 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn gauge() -> Gauge {
-        Gauge::new(1600 * MIB, 256 * MIB as usize)
+        Gauge::new(1600 * MIB, 160 * MIB as usize)
     }
 
     #[test]
     fn buffers_shrink_between_the_marks_and_never_to_nothing() {
         let mut gauge = gauge();
         let mut buffers = |used: u64| gauge.observe(used * MIB).buffers as u64 / MIB;
-        assert_eq!((buffers(0), buffers(1199)), (256, 256));
+        assert_eq!((buffers(0), buffers(1199)), (160, 160));
         let falling: Vec<u64> = [1200, 1300, 1400, 1500, 1599, 1600, 9999].map(&mut buffers).into();
-        assert_eq!(falling, [256, 192, 128, 64, 16, 16, 16]);
+        assert_eq!(falling, [160, 120, 80, 40, 10, 10, 10]);
     }
 
     #[test]
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn buffers_are_a_part_of_a_small_budget() {
-        assert_eq!(Gauge::new(64 * MIB, 256 * MIB as usize).observe(0).buffers as u64, 16 * MIB);
+        assert_eq!(Gauge::new(64 * MIB, 256 * MIB as usize).observe(0).buffers as u64, 8 * MIB);
         let mut gauge = Gauge::new(0, 256 * MIB as usize);
         assert!(gauge.observe(1).is_full);
     }

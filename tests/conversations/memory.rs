@@ -96,7 +96,7 @@ fn the_less_memory_the_less_a_slow_reader_may_buffer_and_others_feel_nothing() {
 
 #[test]
 fn packets_that_come_in_pieces_are_bounded_together() {
-    let limits = Limits { outbound_total: 400_000, ..Limits::default() };
+    let limits = Limits { outbound_total: 400_000, max_packet_size: 150_000, ..Limits::default() };
     let mut w = World::with(WorldSettings { limits, ..WorldSettings::default() });
     let names: Vec<String> = (0..20).map(|number| format!("c{number}")).collect();
     let clients: Vec<usize> = names.iter().map(|name| w.connect(Version::V5, name)).collect();

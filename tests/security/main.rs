@@ -21,6 +21,7 @@ mod entrance;
 mod flood;
 mod passwords;
 mod refusals;
+mod slow_readers;
 mod websocket;
 
 use std::fs;

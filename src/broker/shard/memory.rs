@@ -61,7 +61,8 @@ impl Shard {
     pub fn keeps(&mut self, now: Instant, connection: ConnectionId, before: usize, bytes: usize) {
         self.core.kept = self.core.kept + bytes - before;
         self.core.account(before, bytes);
-        let room = self.core.buffer_budget / 2;
+        // One packet always may come.
+        let room = (self.core.buffer_budget / 2).max(self.core.limits.max_packet_size as usize);
         if bytes <= before || self.core.kept <= room {
             return;
         }
