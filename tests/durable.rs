@@ -452,13 +452,15 @@ fn patch(file: &Path, at: &[usize], byte: u8) {
 }
 
 #[test]
-fn a_folder_of_a_newer_version_is_refused_and_left_as_it_is() {
+fn a_folder_of_another_version_is_refused_and_left_as_it_is() {
     let mut process = start();
     leave_subscribed(&process, "c", "t", AT_LEAST);
-    let version = [8, 2048 + 8];
-    let log = spoiled(&mut process, |data| patch(&files(data, ".seg")[0], &version, 9));
-    assert!(log.contains("newer version of weirmq"), "{log}");
-    spoiled(&mut process, |data| patch(&files(data, ".seg")[0], &version, 1));
+    let (version, own) = ([8, 2048 + 8], 2);
+    for other in [1, 9] {
+        let log = spoiled(&mut process, |data| patch(&files(data, ".seg")[0], &version, other));
+        assert!(log.contains(&format!("another version of weirmq (format {other})")), "{log}");
+    }
+    spoiled(&mut process, |data| patch(&files(data, ".seg")[0], &version, own));
     present(&process, "c");
 }
 

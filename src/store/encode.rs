@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Record;
 use super::packed::{put_bytes, put_integer, put_number};
 use super::record::{flag, kind, session_flag, subscribed_flag};
+use super::targets::put_queues;
 use crate::clock::Clock;
 use crate::message::{Message, QueueId};
 use crate::protocol::packet::{PacketId, QoS};
@@ -26,6 +27,8 @@ pub struct Encoder {
     clock: Clock,
     /// The queues of one message, with the terms they take it on: used again and again.
     kept: Vec<Kept>,
+    /// What those are in the record: used again as well.
+    targets: Vec<u8>,
 }
 
 /// A queue that a message's record names.
@@ -43,7 +46,7 @@ const GROUP: u32 = u32::MAX;
 impl Encoder {
     /// One that writes moments as `clock` tells them.
     pub fn new(clock: Clock) -> Encoder {
-        Encoder { clock, kept: Vec::new() }
+        Encoder { clock, kept: Vec::new(), targets: Vec::new() }
     }
 
     /// Appends `record` to `out`; returns `false`, and appends nothing, where it says nothing that must last.
@@ -191,18 +194,17 @@ impl Encoder {
         let terms = |kept: &Kept| (kept.head, identifiers(kept));
         self.kept.sort_unstable_by(|a, b| terms(a).cmp(&terms(b)).then(a.queue.cmp(&b.queue)));
         let runs = self.kept.chunk_by(|a, b| terms(a) == terms(b));
-        put_integer(runs.clone().count() as u64, out);
+        let targets = &mut self.targets;
+        targets.clear();
+        put_integer(runs.clone().count() as u64, targets);
         for run in runs {
-            out.push(run[0].head);
+            targets.push(run[0].head);
             let identifiers = identifiers(&run[0]);
-            put_integer(identifiers.len() as u64, out);
-            identifiers.iter().for_each(|&identifier| put_integer(identifier.into(), out));
-            put_integer(run.len() as u64, out);
-            put_number(run[0].queue.0, out);
-            for pair in run.windows(2) {
-                put_integer(pair[1].queue.0 - pair[0].queue.0, out);
-            }
+            put_integer(identifiers.len() as u64, targets);
+            identifiers.iter().for_each(|&identifier| put_integer(identifier.into(), targets));
+            put_queues(run.iter().map(|kept| kept.queue), targets);
         }
+        put_bytes(targets, out);
     }
 
     fn put_session(

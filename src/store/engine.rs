@@ -125,7 +125,8 @@ struct Upkeep {
 impl Engine {
     pub(super) fn new(parts: Parts) -> Engine {
         let Parts { disk, index, journal, ledger, exchange, policy, clock, sync, last } = parts;
-        let context = Context { index: Arc::clone(&index), exchange: Arc::clone(&exchange), clock };
+        let (index_of_pages, recent) = (Arc::clone(&index), Arc::default());
+        let context = Context { index: index_of_pages, exchange: Arc::clone(&exchange), clock, recent };
         let appended = vec![0; exchange.shards()].into();
         Engine {
             disk,
@@ -398,6 +399,9 @@ impl Engine {
     fn look_for_waste(&mut self, wall: u64) {
         self.upkeep.empty = self.emptiest();
         let idle = wall >= self.upkeep.worked + IDLE;
+        if idle {
+            self.pages.forget();
+        }
         let dead = self.ledger.dead();
         let much = dead as u64 * self.policy.segment_size > self.policy.journal_budget;
         if much || idle && (dead > 0 || self.ledger.is_uncounted()) {
@@ -476,7 +480,7 @@ impl Engine {
         let &Upkeep { no_room, no_spare, no_index, no_space, changed, retire_to, .. } = &self.upkeep;
         let waste = self.ledger.dead() > 0 || self.ledger.is_uncounted();
         let waits = no_room || no_spare || no_index || no_space;
-        waits || waste || changed || retire_to > self.ledger.retired()
+        waits || waste || changed || self.pages.remembers() || retire_to > self.ledger.retired()
     }
 
     /// Makes durable what has been pushed so far, and that it is.

@@ -12,8 +12,8 @@ pub enum OpenError {
     InUse(PathBuf),
     /// Others than its owner have access to it; the mode it has.
     Permissions(PathBuf, u32),
-    /// A later version of this program has written this file, in a format of this version.
-    Newer(String, u32),
+    /// Another version of this program has written this file, in a format of this number.
+    Format(String, u32),
     /// A file of another store has come among those of this one.
     Foreign(String),
     /// What could not be done with a file or folder.
@@ -38,8 +38,8 @@ impl fmt::Display for OpenError {
                 "the data folder {0} is open to others (mode {mode:04o}): chmod 0700 {0}",
                 path.display()
             ),
-            OpenError::Newer(name, version) => {
-                write!(f, "{name} in the data folder is of a newer version of weirmq (format {version})")
+            OpenError::Format(name, format) => {
+                write!(f, "{name} in the data folder is of another version of weirmq (format {format})")
             }
             OpenError::Foreign(name) => {
                 write!(

@@ -10,8 +10,8 @@ pub const HEADER: u64 = 4096;
 
 const MAGIC: [u8; 8] = *b"WEIRSEG\n";
 
-/// The layout that this program writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+/// The layout that this program writes, and the only one that it reads.
+pub const VERSION: u32 = 2;
 
 /// Where identity and ending stand in each half.
 const HALF: usize = 2048;
@@ -59,8 +59,8 @@ pub struct Header {
 pub enum Found {
     /// A header.
     Header(Header),
-    /// One of a version to come.
-    Newer(u32),
+    /// One of another version.
+    Other(u32),
     /// Nothing that can be read; an ending may be left.
     Nothing(Option<Ending>),
 }
@@ -100,7 +100,7 @@ impl Header {
             return Found::Header(Header { identity, ending });
         }
         match (version(first), version(second)) {
-            (Some(one), Some(other)) if one == other && one > VERSION => Found::Newer(one),
+            (Some(one), Some(other)) if one == other && one != VERSION => Found::Other(one),
             _ => Found::Nothing(ending),
         }
     }
@@ -215,13 +215,16 @@ mod tests {
     }
 
     #[test]
-    fn a_version_to_come_is_told_from_damage() {
+    fn another_version_is_told_from_damage() {
         let mut bytes = HEADERS[0].encode();
-        bytes[8] = 2;
-        assert_eq!(Header::decode(&bytes), Found::Header(HEADERS[0]));
-        bytes[HALF + 8] = 3;
-        assert_eq!(Header::decode(&bytes), Found::Nothing(None));
-        bytes[8] = 3;
-        assert_eq!(Header::decode(&bytes), Found::Newer(3));
+        for version in [1, 3] {
+            bytes[8] = 7;
+            bytes[HALF + 8] = VERSION as u8;
+            assert_eq!(Header::decode(&bytes), Found::Header(HEADERS[0]));
+            bytes[HALF + 8] = version;
+            assert_eq!(Header::decode(&bytes), Found::Nothing(None));
+            bytes[8] = version;
+            assert_eq!(Header::decode(&bytes), Found::Other(version.into()));
+        }
     }
 }

@@ -31,6 +31,7 @@ pub mod overlay;
 mod packed;
 pub mod pages;
 mod policy;
+mod recent;
 pub mod record;
 pub mod recovery;
 mod refs;
@@ -39,6 +40,7 @@ mod replay;
 pub mod restored;
 pub mod segment;
 mod survey;
+mod targets;
 pub mod thread;
 
 #[cfg(test)]

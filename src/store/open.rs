@@ -84,7 +84,7 @@ pub struct Prepared {
 /// Reads the folder. Nothing is created there before the first record.
 ///
 /// # Errors
-/// When the folder is of a newer version or foreign, or its index damaged; those of the disk.
+/// When the folder is of another version or foreign, or its index damaged; those of the disk.
 pub fn prepare(
     disk: Arc<dyn Disk>,
     options: &StoreOptions,

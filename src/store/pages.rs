@@ -2,7 +2,7 @@
 //! from the segments while commits go on.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -13,6 +13,7 @@ use super::fifo::{Exchange, Report};
 use super::index::{Index, IndexError, Ref};
 use super::journal::Journal;
 use super::ledger::{Ledger, Selected};
+use super::recent::Recent;
 use super::record::Stored;
 use super::segment::Segment;
 use super::{Page, PageEntry, PageRequest, Position};
@@ -71,6 +72,8 @@ pub(super) struct Context {
     pub(super) index: Arc<Index>,
     pub(super) exchange: Arc<Exchange>,
     pub(super) clock: Clock,
+    /// Only whoever reads pages has it for longer than a moment.
+    pub(super) recent: Arc<Mutex<Recent>>,
 }
 
 /// The requests that wait for something.
@@ -183,6 +186,18 @@ impl Pages {
         Ok(())
     }
 
+    /// Lets go of what was read and is not asked for any more, unless it is just then.
+    pub(super) fn forget(&mut self) {
+        if let Ok(mut recent) = self.context.recent.try_lock() {
+            *recent = Recent::default();
+        }
+    }
+
+    /// Whether there may be any such.
+    pub(super) fn remembers(&self) -> bool {
+        self.context.recent.try_lock().is_ok_and(|recent| !recent.is_empty())
+    }
+
     /// The next job for the reader.
     pub(super) fn next_job(&mut self) -> Option<PageJob> {
         self.jobs.pop_front()
@@ -208,8 +223,9 @@ impl Read {
     fn run(mut self, context: &Context) {
         self.page.entries.reserve(self.refs.len());
         let mut bodies = Bodies::new(&self.segments, &context.index);
+        let mut recent = context.recent.lock().unwrap_or_else(PoisonError::into_inner);
         for held in &self.refs {
-            match entry(held, self.page.queue, &mut bodies, &context.clock) {
+            match entry(held, self.page.queue, &mut bodies, &mut recent, &context.clock) {
                 Ok(Some(entry)) => self.page.entries.push(entry),
                 Ok(None) => {
                     let (segment, offset) = (held.position.segment(), held.position.offset());
@@ -237,9 +253,19 @@ fn entry(
     held: &Ref,
     queue: QueueId,
     bodies: &mut Bodies<'_>,
+    recent: &mut Recent,
     clock: &Clock,
 ) -> Result<Option<PageEntry>, IndexError> {
+    if let Some(entry) = recent.entry(held.position, queue) {
+        return Ok(Some(entry).filter(|entry| entry.message.id == held.id));
+    }
     let Some(bytes) = bodies.record(held.position)? else { return Ok(None) };
-    let Some(Stored::Message(message)) = Stored::decode(bytes) else { return Ok(None) };
-    Ok(message.entry(queue, clock).filter(|entry| entry.message.id == held.id))
+    let Some(Stored::Message(message)) = Stored::decode_sound(bytes) else { return Ok(None) };
+    let entry = message.entry(queue, clock).filter(|entry| entry.message.id == held.id);
+    if let (Some(entry), Some(targets)) = (&entry, message.targets())
+        && targets.are_several()
+    {
+        recent.insert(held.position, &entry.message, targets.bytes());
+    }
+    Ok(entry)
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::PageEntry;
 use super::packed::Reader;
+use super::targets::{Targets, Terms, read_terms_head};
 use crate::clock::Clock;
 use crate::message::{Message, MessageId, MessageParts, Publisher, QueueId};
 use crate::protocol::packet::{PacketId, QoS};
-use crate::target::Identifiers;
 use crate::will::WillParts;
 
 /// The first byte of a record. Numbers are never given a new meaning: there may be data folders that hold the old one.
@@ -171,136 +171,15 @@ pub struct Body<'a> {
     targets: Targets<'a>,
 }
 
-/// How one queue takes a message.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms<'a> {
-    /// The lower of its QoS and the subscription's; for a share group, that of the message.
-    pub qos: QoS,
-    /// The RETAIN flag to send; for a share group, that of the message.
-    pub retain: bool,
-    count: usize,
-    identifiers: Reader<'a>,
-}
-
-impl Terms<'_> {
-    /// The Subscription Identifiers to tell.
-    pub fn identifiers(&self) -> Identifiers {
-        let mut reader = self.identifiers;
-        match self.count {
-            0 => Identifiers::default(),
-            1 => Identifiers::one(reader.small().unwrap_or_default()),
-            count => Identifiers::several((0..count).map_while(|_| reader.small()).collect()),
-        }
-    }
-}
-
-/// The queues of a message, those on the same terms together, each run in rising order.
-#[derive(Clone, Copy, Debug)]
-struct Targets<'a> {
-    runs: u64,
-    reader: Reader<'a>,
-}
-
-/// A run of queues that take a message on the same terms.
-struct Run<'a> {
-    terms: Terms<'a>,
-    queues: Queues<'a>,
-}
-
-/// Queue numbers, each told by its distance from the one before.
-struct Queues<'a> {
-    left: u64,
-    /// The one that was last given, unless none was.
-    last: Option<u64>,
-    reader: Reader<'a>,
-}
-
-impl Iterator for Queues<'_> {
-    type Item = QueueId;
-
-    fn next(&mut self) -> Option<QueueId> {
-        self.left = self.left.checked_sub(1)?;
-        let number = match self.last {
-            None => self.reader.number()?,
-            Some(last) => last.checked_add(self.reader.integer().filter(|&distance| distance > 0)?)?,
-        };
-        self.last = Some(number);
-        Some(QueueId(number))
-    }
-}
-
-impl<'a> Targets<'a> {
-    /// Reads them through, so that walking them later meets nothing odd.
-    fn read(reader: &mut Reader<'a>) -> Option<Targets<'a>> {
-        let runs = reader.integer()?;
-        let targets = Targets { runs, reader: *reader };
-        for _ in 0..runs {
-            let Run { mut queues, .. } = read_run(reader)?;
-            if queues.left == 0 {
-                return None;
-            }
-            while queues.left > 0 {
-                queues.next()?;
-            }
-            *reader = queues.reader;
-        }
-        Some(targets)
-    }
-
-    fn find(&self, queue: QueueId) -> Option<Terms<'a>> {
-        let mut reader = self.reader;
-        for _ in 0..self.runs {
-            let Run { terms, mut queues } = read_run(&mut reader)?;
-            let found = queues.by_ref().find(|&other| other >= queue);
-            if found == Some(queue) {
-                return Some(terms);
-            }
-            queues.by_ref().for_each(drop);
-            reader = queues.reader;
-        }
-        None
-    }
-
-    fn iter(self) -> impl Iterator<Item = (QueueId, QoS)> + use<'a> {
-        let Targets { mut runs, mut reader } = self;
-        let mut current: Option<Run<'a>> = None;
-        std::iter::from_fn(move || {
-            loop {
-                if let Some(run) = &mut current {
-                    if let Some(queue) = run.queues.next() {
-                        return Some((queue, run.terms.qos));
-                    }
-                    reader = run.queues.reader;
-                }
-                runs = runs.checked_sub(1)?;
-                current = Some(read_run(&mut reader)?);
-            }
-        })
-    }
-}
-
-/// The head of a run; its queues are read as they are asked for.
-fn read_run<'a>(reader: &mut Reader<'a>) -> Option<Run<'a>> {
-    let (qos, retain) = read_terms_head(reader)?;
-    let count = usize::try_from(reader.integer()?).ok()?;
-    let identifiers = *reader;
-    for _ in 0..count {
-        reader.small()?;
-    }
-    let left = reader.integer()?;
-    let terms = Terms { qos, retain, count, identifiers };
-    Some(Run { terms, queues: Queues { left, last: None, reader: *reader } })
-}
-
-fn read_terms_head(reader: &mut Reader<'_>) -> Option<(QoS, bool)> {
-    let head = reader.byte()?;
-    (head < 8).then_some((QoS::from_bits(head & 3)?, head & 4 != 0))
-}
-
 impl<'a> StoredMessage<'a> {
     /// The durable queues it goes to; of each, the QoS.
     pub fn queues(&self) -> impl Iterator<Item = (QueueId, QoS)> + use<'a> {
         self.body.map(|body| body.targets.iter()).into_iter().flatten()
+    }
+
+    /// Those queues; `None` without a body.
+    pub(super) fn targets(&self) -> Option<Targets<'a>> {
+        self.body.map(|body| body.targets)
     }
 
     /// How `queue` takes it, if it is among them. What `Sent` gave to a session from a group stands under the group.
@@ -343,19 +222,23 @@ impl<'a> StoredMessage<'a> {
 
     /// The message as `queue` is to have it; `None` if it does not go there.
     pub fn entry(&self, queue: QueueId, clock: &Clock) -> Option<PageEntry> {
-        let terms = self.terms(queue)?;
-        Some(PageEntry {
-            message: Arc::new(self.message(clock)?),
-            qos: terms.qos,
-            retain: terms.retain,
-            identifiers: terms.identifiers(),
-        })
+        Some(self.terms(queue)?.entry(Arc::new(self.message(clock)?)))
     }
 }
 
 impl<'a> Stored<'a> {
     /// Reads one record, which `bytes` are the whole of.
     pub fn decode(bytes: &'a [u8]) -> Option<Stored<'a>> {
+        let stored = Stored::decode_sound(bytes)?;
+        match &stored {
+            Stored::Message(message) if !message.targets().is_none_or(|targets| targets.are_sound()) => None,
+            _ => Some(stored),
+        }
+    }
+
+    /// The same of a record that the store wrote, and that is as it was written: the queues of a message are passed over,
+    /// however many they are.
+    pub(super) fn decode_sound(bytes: &'a [u8]) -> Option<Stored<'a>> {
         let mut reader = Reader::new(bytes);
         let stored = read(&mut reader)?;
         reader.rest().is_empty().then_some(stored)

@@ -278,7 +278,7 @@ fn a_later_version_and_another_store_are_refused() {
     bytes[2048 + 8] = 9;
     later.put("0000000002.seg", bytes);
     let result = Journal::open(Arc::new(later), SMALL, 0, &[]);
-    assert!(matches!(result, Err(OpenError::Newer(name, 9)) if name == "0000000002.seg"));
+    assert!(matches!(result, Err(OpenError::Format(name, 9)) if name == "0000000002.seg"));
     let other = RamDisk::new();
     let (mut journal, _) =
         Journal::open(Arc::new(other.clone()), JournalOptions { salt: 8, ..SMALL }, 0, &[]).unwrap();

@@ -425,7 +425,7 @@ impl Reader<'_> {
         from: QueueId,
         subscriptions: &[RestoredSubscription],
     ) -> Result<Option<PageEntry>, IndexError> {
-        let stored = self.bodies.record(held.position)?.and_then(Stored::decode);
+        let stored = self.bodies.record(held.position)?.and_then(Stored::decode_sound);
         let entry = match &stored {
             Some(Stored::Message(message)) if message.id == held.id => message.entry(from, &self.clock),
             _ => None,

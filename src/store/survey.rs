@@ -107,7 +107,7 @@ impl Part {
         let unknown =
             Identity { salt: 0, number, previous: 0, previous_end: 0, len: 0, durable: Position(0) };
         let (identity, ending, lost) = match Header::decode(&block) {
-            Found::Newer(version) => return Err(OpenError::Newer(name, version)),
+            Found::Other(version) => return Err(OpenError::Format(name, version)),
             Found::Header(Header { identity, ending }) if identity.number == number => {
                 (identity, ending, false)
             }

@@ -538,10 +538,13 @@ impl Ledger {
         }
         takes.sort_unstable();
         let mut possible = Vec::new();
+        // One that may have been parked, of which nobody was told, may have gone with its connection.
+        let mut held = false;
         let crashed = self.crashes.last().copied().unwrap_or_default();
         for (taken, index, certain) in takes.into_iter().rev() {
             let message = &self.messages[index];
             possible.push(Some(index).filter(|_| message.len > 0));
+            held |= message.acknowledged || message.parked.is_none();
             let certain = certain && (message.qos > QoS::AtMostOnce || message.parked.is_none());
             // What nobody was told of may have gone with a crash.
             let kept = message.qos == QoS::AtMostOnce && taken > crashed && !self.may_be_full;
@@ -549,7 +552,7 @@ impl Ledger {
                 return possible;
             }
         }
-        if possible.is_empty() || crashed > 0 || self.may_be_full {
+        if !held || crashed > 0 || self.may_be_full {
             possible.push(None);
         }
         possible

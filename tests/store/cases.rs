@@ -61,14 +61,11 @@ impl Store1 {
     }
 
     fn begin(&mut self, detached: Option<Instant>) {
-        self.push(Record::Session {
-            queue: QUEUE,
-            client_id: "c",
-            user: None,
-            expiry: 9,
-            detached,
-            will: None,
-        });
+        self.begin_queue(QUEUE, detached);
+    }
+
+    fn begin_queue(&mut self, queue: QueueId, detached: Option<Instant>) {
+        self.push(Record::Session { queue, client_id: "c", user: None, expiry: 9, detached, will: None });
     }
 
     fn push(&mut self, record: Record<'_>) -> Ticket {
@@ -146,7 +143,11 @@ impl Store1 {
     }
 
     fn page(&mut self, after: Option<Position>) -> Page {
-        self.handle.request(PageRequest { queue: QUEUE, serial: 1, after, max_bytes: 1 << 30 });
+        self.page_of(QUEUE, after)
+    }
+
+    fn page_of(&mut self, queue: QueueId, after: Option<Position>) -> Page {
+        self.handle.request(PageRequest { queue, serial: 1, after, max_bytes: 1 << 30 });
         self.handle.flush();
         self.settle();
         self.handle.next_page().expect("a page has come")
@@ -191,6 +192,60 @@ fn a_damaged_message_is_never_delivered_and_is_given_up() {
     assert!(page.last && store.engine.damaged() == 1);
     assert_eq!(store.numbers(), [1, 2, 4, 5]);
     assert_eq!(store.engine.damaged(), 1, "it is not met again");
+}
+
+#[test]
+fn queues_that_drain_the_same_messages_share_them_for_as_long_as_they_do() {
+    let mut store = Store1::begun(1 << 30, &options());
+    let queues: Vec<QueueId> = (0..400).map(|n| QueueId(QUEUE.0 + 3 * n)).collect();
+    let is_exact = |queue: QueueId| queue.0.is_multiple_of(2);
+    queues[1..].iter().for_each(|queue| store.begin_queue(*queue, None));
+    let target = |&queue: &QueueId| Target {
+        queue,
+        home: PeerId(0),
+        qos: if is_exact(queue) { QoS::ExactlyOnce } else { QoS::AtLeastOnce },
+        retain_as_published: false,
+        identifiers: Identifiers::one(if is_exact(queue) { 0 } else { 7 }),
+        since: 0,
+        meter: Arc::new(QueueMeter::new(&QueueRule::default())),
+    };
+    let targets: Vec<Target> = queues.iter().map(target).collect();
+    for number in 1..=9 {
+        let message = Arc::new(Message::new(MessageParts {
+            id: MessageId(1 << 48 | number),
+            publisher: None,
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            expires: None,
+            version: 0,
+            topic: "t",
+            properties: b"",
+            payload: &[number as u8; 50],
+        }));
+        // The last is for half of them.
+        let most = if number == 9 { 200 } else { 400 };
+        store.push(Record::alone(&message, &targets[..most]));
+    }
+    let mut before: Option<Page> = None;
+    for _ in 0..2 {
+        let first = store.page(None);
+        assert_eq!(numbers(&first), (1..=9).collect::<Vec<_>>());
+        for (index, &queue) in queues.iter().enumerate() {
+            let page = store.page_of(queue, None);
+            assert_eq!(page.entries.len(), if index < 200 { 9 } else { 8 });
+            for (entry, shared) in page.entries.iter().zip(&first.entries) {
+                assert!(Arc::ptr_eq(&entry.message, &shared.message), "it is one in memory");
+                assert_eq!(entry.qos, target(&queue).qos);
+                assert_eq!(entry.identifiers, target(&queue).identifiers);
+            }
+        }
+        if let Some(before) = before.replace(first) {
+            let message = &before.entries[0].message;
+            assert!(!Arc::ptr_eq(message, &store.page(None).entries[0].message), "it is not kept for ever");
+        }
+        // Long enough for the store to be idle; the segment is retired then.
+        store.wait(20);
+    }
 }
 
 #[test]

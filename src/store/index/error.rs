@@ -14,8 +14,8 @@ pub enum IndexError {
     Io(io::Error),
     /// The file is not an index.
     Foreign,
-    /// The file was written by a newer version, with this number.
-    Newer(u64),
+    /// The file was written by another version, in a format of this number.
+    Format(u64),
     /// The file is an index, but contradicts itself.
     Damaged(String),
 }
@@ -26,8 +26,8 @@ impl fmt::Display for IndexError {
             IndexError::NoRoom => f.write_str("no room on the disk for the index"),
             IndexError::Io(error) => write!(f, "the index: {error}"),
             IndexError::Foreign => f.write_str("index.redb is not an index of weirmq"),
-            IndexError::Newer(format) => {
-                write!(f, "index.redb was written by a newer version of weirmq (format {format})")
+            IndexError::Format(format) => {
+                write!(f, "index.redb was written by another version of weirmq (format {format})")
             }
             IndexError::Damaged(what) => write!(f, "index.redb is damaged: {what}"),
         }
@@ -74,7 +74,7 @@ impl From<IndexError> for OpenError {
         let name = NAME.to_owned();
         match error {
             IndexError::Foreign => OpenError::Foreign(name),
-            IndexError::Newer(format) => OpenError::Newer(name, u32::try_from(format).unwrap_or(u32::MAX)),
+            IndexError::Format(format) => OpenError::Format(name, u32::try_from(format).unwrap_or(u32::MAX)),
             IndexError::Io(error) => OpenError::Io(name, error),
             IndexError::NoRoom => OpenError::Io(name, io::ErrorKind::StorageFull.into()),
             IndexError::Damaged(_) => OpenError::Io(name, io::Error::new(io::ErrorKind::InvalidData, error)),

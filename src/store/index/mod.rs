@@ -72,7 +72,7 @@ impl Index {
     /// Opens the index of a data folder. Where there is none yet, none is made before the first segment is applied.
     ///
     /// # Errors
-    /// For a file that is not an index, of a newer version, or damaged ([`io::ErrorKind::InvalidData`]); those of the
+    /// For a file that is not an index, of another version, or damaged ([`io::ErrorKind::InvalidData`]); those of the
     /// disk, a full
     /// one included.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<Index, OpenError> {

@@ -241,7 +241,7 @@ impl Opened {
         let transaction = self.database.begin_read().map_err(|error| explain(error.into()))?;
         match tables::number(&transaction, FORMAT_KEY) {
             Ok(FORMAT) => Ok(()),
-            Ok(newer) if newer > FORMAT => Err(IndexError::Newer(newer)),
+            Ok(other) if other > 0 => Err(IndexError::Format(other)),
             Err(IndexError::Io(error)) => Err(explain(IndexError::Io(error))),
             _ => Err(IndexError::Foreign),
         }

@@ -5,7 +5,7 @@ use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransact
 use super::IndexError;
 
 /// What [`super::tables`] looks like. A program reads only its own.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 
 /// Single numbers: see the names below.
 pub const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
