@@ -66,6 +66,7 @@ pub(super) struct Settings {
 pub(super) struct ListenerSettings {
     pub(super) bind: Option<Address>,
     pub(super) socket_mode: Option<FileMode>,
+    pub(super) socket_name: Option<String>,
     pub(super) allow_anonymous: Option<bool>,
     pub(super) max_connections: Option<Count<0>>,
     pub(super) max_packet_size: Option<PacketSize>,

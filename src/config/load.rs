@@ -213,6 +213,7 @@ impl Layers {
         let proxies = self.proxies(path, &bind, &mut settings)?;
         Ok(ListenerConfig {
             bind,
+            socket_name: settings.socket_name,
             allow_anonymous,
             max_connections: settings.max_connections.map_or(0, |most| most.0),
             max_packet_size: settings.max_packet_size.map(|size| size.0),

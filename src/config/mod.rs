@@ -184,6 +184,8 @@ pub enum SyncMode {
 pub struct ListenerConfig {
     /// Where it listens.
     pub bind: Bind,
+    /// What systemd calls the socket, if it is to be found by that among those that were handed over.
+    pub socket_name: Option<String>,
     /// Whether a client may connect without credentials.
     pub allow_anonymous: bool,
     /// Connections through this listener; 0: no limit of its own.
@@ -205,6 +207,7 @@ impl Default for ListenerConfig {
     fn default() -> Self {
         ListenerConfig {
             bind: Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883))),
+            socket_name: None,
             allow_anonymous: true,
             max_connections: 0,
             max_packet_size: None,

@@ -117,7 +117,7 @@ impl Doors {
         admission: Arc<Admission>,
         auth: Arc<Auth>,
     ) -> Result<(Doors, Vec<Listener>), ServerError> {
-        inherited.tell_unused(configs.iter().map(|config| &config.bind));
+        inherited.tell_unused(configs);
         let mut doors = Doors { admission, inherited, auth, all: Vec::new() };
         let mut listeners = Vec::new();
         for config in configs {
@@ -133,7 +133,7 @@ impl Doors {
         let seen = stamps(config);
         let tls = read_tls(config, None)?;
         let listen = |error| ServerError::Listen(asked.clone(), error);
-        let (socket, file) = match self.inherited.find(asked).map_err(listen)? {
+        let (socket, file) = match self.inherited.find(config).map_err(listen)? {
             // Its file belongs to who made it.
             Some(socket) => (socket, None),
             None => (Listening::bind(asked).map_err(listen)?, SocketFile::of(asked)),

@@ -191,6 +191,27 @@ fn a_socket_that_was_handed_over_is_used_and_clients_wait_in_it() {
 }
 
 #[test]
+fn a_socket_is_found_by_its_name_whatever_its_address_is() {
+    let socket = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    let named = "[[listener]]\nbind = \"127.0.0.1:0\"\nsocket_name = \"outer\"\nallow_anonymous = true\n";
+    let (mut broker, folder) = activated(socket, named, "LISTEN_FDS=1 LISTEN_FDNAMES=outer");
+    Client::connect(address, Version::V5, "client").ping();
+    send_signal(broker.id(), "TERM");
+    assert!(broker.wait().expect("it ends").success());
+    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+    assert!(log.contains(&format!("listening address={address}")) && !log.contains("WARN"), "{log}");
+    // A name that another listener has not asked for is as good as none.
+    let socket = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let (mut broker, folder) = activated(socket, named, "LISTEN_FDS=1 LISTEN_FDNAMES=inner");
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    eventually("it is said", || log().contains("name=\"inner\""));
+    eventually("it listens elsewhere", || log().contains("listening address"));
+    send_signal(broker.id(), "TERM");
+    assert!(broker.wait().expect("it ends").success());
+}
+
+#[test]
 fn a_socket_that_no_listener_has_is_named_in_the_log() {
     let socket = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let other = ACTIVATED.replace("{bind}", "127.0.0.1:0");

@@ -2,7 +2,7 @@
 //! The second takes root and namespaces; `WEIRMQ_REQUIRE_SYSTEMD=1` makes a want of them a failure.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -26,7 +26,8 @@ fn is_missing(what: &str, missing: bool) -> bool {
     let required = std::env::var_os("WEIRMQ_REQUIRE_SYSTEMD").is_some();
     assert!(!(missing && required), "{what} is required");
     if missing {
-        eprintln!("left out, for want of {what}");
+        // The macros would write to where the test harness throws away what successful tests say.
+        writeln!(std::io::stderr(), "SKIPPED: no {what}").expect("standard error");
     }
     missing
 }
