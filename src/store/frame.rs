@@ -43,6 +43,12 @@ pub const fn framed(len: usize) -> u64 {
     (HEAD + len).next_multiple_of(8) as u64
 }
 
+/// Whether a frame can begin or end at `offset` of its segment. What says otherwise was not written by a store, whatever its
+/// checksum.
+pub const fn is_bound(offset: u32) -> bool {
+    offset.is_multiple_of(8)
+}
+
 /// What the checksums of one segment are mixed with. The salt is the folder's own secret: who sends a message cannot know
 /// what would pass for a frame in it.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@
 use crc32c::crc32c;
 
 use super::Position;
+use super::frame::is_bound;
 
 /// The bytes before the first frame.
 pub const HEADER: u64 = 4096;
@@ -146,21 +147,22 @@ fn identity(half: &[u8]) -> Option<Identity> {
         return None;
     }
     let mut reader = Reader(half.get(12..)?);
-    Some(Identity {
+    let identity = Identity {
         salt: reader.u64()?,
         number: reader.u32()?,
         previous: reader.u32()?,
         previous_end: reader.u32()?,
         len: reader.u32()?,
         durable: Position(reader.u64()?),
-    })
+    };
+    (is_bound(identity.previous_end) && is_bound(identity.durable.offset())).then_some(identity)
 }
 
 fn ending(half: &[u8]) -> Option<Ending> {
     let half = half.get(ENDING..)?;
     let mut reader = Reader(half);
     let ending = Ending { end: reader.u32()?, next: reader.u32()?, wall: reader.u64()? };
-    (sealed(half, 16) && u64::from(ending.end) >= HEADER).then_some(ending)
+    (sealed(half, 16) && is_bound(ending.end) && u64::from(ending.end) >= HEADER).then_some(ending)
 }
 
 /// Whether the first `len` bytes are followed by their checksum.
@@ -174,7 +176,7 @@ mod tests {
     use super::*;
 
     const HEADERS: [Header; 2] = {
-        let durable = Position(77);
+        let durable = Position(72);
         let identity = Identity { salt: 1, number: 2, previous: 1, previous_end: 5000, len: 8192, durable };
         [
             Header { identity, ending: None },
@@ -212,6 +214,20 @@ mod tests {
         bytes[HALF + 20] ^= 1;
         assert_eq!(Header::decode(&bytes), Found::Nothing(HEADERS[1].ending));
         assert_eq!(Header::decode(&[0; HEADER as usize]), Found::Nothing(None));
+    }
+
+    #[test]
+    fn what_is_no_bound_of_a_frame_is_not_believed() {
+        let [open, ended] = HEADERS;
+        let identity = Identity { previous_end: 5001, ..open.identity };
+        assert_eq!(Header::decode(&Header { identity, ..open }.encode()), Found::Nothing(None));
+        let identity = Identity { durable: Position::new(1, 4097), ..open.identity };
+        assert_eq!(Header::decode(&Header { identity, ..open }.encode()), Found::Nothing(None));
+        let ending = Some(Ending { end: 6001, next: 4, wall: 123 });
+        assert_eq!(
+            Header::decode(&Header { ending, ..ended }.encode()),
+            Found::Header(Header { ending: None, ..ended })
+        );
     }
 
     #[test]

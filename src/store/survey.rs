@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Position;
 use super::disk::{Disk, File};
 use super::error::OpenError;
-use super::frame::{Frames, Key, Kind, Mark};
+use super::frame::{Frames, Key, Kind, Mark, is_bound};
 use super::header::{Ending, Found, HEADER, Header, Identity};
 use super::segment::Segment;
 
@@ -195,7 +195,9 @@ pub(super) struct Known {
 
 impl Known {
     fn mark(&mut self, mark: Mark) {
-        self.durable = self.durable.max(mark.durable);
+        if is_bound(mark.durable.offset()) {
+            self.durable = self.durable.max(mark.durable);
+        }
         self.wall = self.wall.max(mark.wall);
         self.sequence = self.sequence.max(mark.sequence.saturating_add(1));
     }
