@@ -1,13 +1,13 @@
 //! [`Trie`]: topic filters → values, and all the values whose filter matches a topic. Nodes stand in a slab, one for
-//! each level; literal edges in one hash table for the whole trie, keyed by (parent, level), but for those of a node that
-//! has one only, which knows it itself: with many filters a match is made of cache misses, and the table costs two. `+` and
-//! `#` are fields of the node. Nothing recurses, so a filter of 65,535 levels needs no more stack than one of two, and nothing iterates
-//! the hash table, so no result depends on its order. A node is reached by one path only: a match visits each node at
-//! most once, however many `+` there are.
+//! each level; `+` and `#` are fields of the node. Literal edges stand in one hash table for the whole trie, keyed by
+//! (parent, level), but for the edge of a node that has one only, which knows it itself: with many filters a match is made
+//! of cache misses, and the table costs two. Nothing recurses, so a filter of 65,535 levels needs no more stack than one of
+//! two, and nothing iterates the hash table, so no result depends on its order. A node is reached by one path only: a
+//! match visits each node at most once, however many `+` there are.
 //!
-//! Size: 40 bytes a node, 6 to 11 bytes a literal edge in the table, and the value; levels longer than 14 bytes have their text on the
-//! heap. A level that filters share counts once, and a trailing `#` has no node. Resident bytes measured for each of a
-//! million filters, as Interest and a shard's subscriptions hold them: 74 for `sensors/N`, 114 for `N/room N/+/#`, 125
+//! Size: 40 bytes a node, 6 to 11 bytes an edge in the table, and the value; levels longer than 14 bytes have their text
+//! on the heap. A level that filters share counts once, and a trailing `#` has no node. Resident bytes measured for each of
+//! a million filters, as Interest and a shard's subscriptions hold them: 74 for `sensors/N`, 114 for `N/room N/+/#`, 125
 //! for `fleet/N/status`, 190 where N is as long as a UUID.
 
 use std::hash::{BuildHasher, Hasher};

@@ -58,7 +58,10 @@ impl Default for Config {
     /// The configuration without a file: anonymous, on loopback only.
     fn default() -> Self {
         Config {
-            shards: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_SHARDS)),
+            // The store's thread, the hashing of passwords and the rest of the machine have one core to themselves: where
+            // shards take that as well, each message costs more than it wins, and waits while a thread waits for its turn.
+            shards: std::thread::available_parallelism()
+                .map_or(1, |cores| (cores.get() - 1).clamp(1, MAX_SHARDS)),
             data_dir: PathBuf::from("./weirmq-data"),
             store: StoreConfig::default(),
             listeners: vec![ListenerConfig::default()],

@@ -29,7 +29,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker on a port of its own, with the default configuration but for what `change` changes; it keeps nothing on disk.
 pub fn serve(change: impl FnOnce(&mut Config)) -> Server {
-    let mut config = Config { listeners: vec![on_any_port()], store: nothing_kept(), ..Config::default() };
+    let mut config =
+        Config { shards: 2, listeners: vec![on_any_port()], store: nothing_kept(), ..Config::default() };
     change(&mut config);
     Server::start(config).expect("the broker starts")
 }

@@ -65,9 +65,11 @@ impl Process {
         std::fs::write(file, config.replace("{dir}", &folder.path().display().to_string())).expect("written");
         let listeners = config.matches("[[listener]]").count();
         let log = Arc::default();
-        let (child, addresses, reader) = spawn(&launcher, &[], folder.path(), listeners, &log)?;
+        // Two shards, unless it says otherwise, on any machine: what passes between them is to be met everywhere.
+        let two = || ("WEIRMQ__SHARDS".to_owned(), "2".to_owned());
+        let environment: Vec<_> = (!config.contains("shards =")).then(two).into_iter().collect();
+        let (child, addresses, reader) = spawn(&launcher, &environment, folder.path(), listeners, &log)?;
         let reader = Some(reader);
-        let environment = Vec::new();
         Ok(Process { addresses, folder, launcher, environment, listeners, child, log, reader })
     }
 
