@@ -290,7 +290,8 @@ fn users_without_their_password_are_cut(scene: &Scene) {
 /// Dora reads what ann publishes without a pause, and publishes herself, up to the moment from which she may not.
 fn a_right_that_is_taken_away_is_gone(scene: &Scene) {
     let (mut reader, mut writer) = (scene.ask("dora", "new", "reader"), scene.ask("dora", "new", "writer"));
-    (reader.accepted(), writer.accepted());
+    reader.accepted();
+    writer.accepted();
     reader.subscribe("wide/#", QoS::AtLeastOnce);
     assert_eq!(writer.publish("wide/x", QoS::AtLeastOnce, b"x"), ReasonCode::Success);
     let mut ann = scene.log_in("ann", "teller");
@@ -330,8 +331,10 @@ fn a_right_that_is_taken_away_is_gone(scene: &Scene) {
         }
     }
     assert!(secrets > 0, "none before");
-    (reader.ping(), writer.ping());
-    (reader.disconnect(), writer.disconnect());
+    reader.ping();
+    writer.ping();
+    reader.disconnect();
+    writer.disconnect();
 }
 
 fn bad_files_change_nothing(scene: &Scene, load: &Load) {

@@ -91,11 +91,14 @@ fn anonymous_clients_go_when_their_listener_takes_them_no_more() {
     assert_eq!(nobody.expect_disconnect(), ReasonCode::NotAuthorized);
     process.logged("anonymous clients are not accepted any more");
     assert_eq!(log_in(plain, None, None, "nobody").refused(), ReasonCode::NotAuthorized);
-    (ann.ping(), elsewhere.ping(), certified.ping());
+    ann.ping();
+    elsewhere.ping();
+    certified.ping();
     edit(process.folder.path(), "allow_anonymous = true\n", "");
     reload(&process, " reloaded");
     assert_eq!(elsewhere.expect_disconnect(), ReasonCode::NotAuthorized);
-    (ann.ping(), certified.ping());
+    ann.ping();
+    certified.ping();
     // And who was a user by its certificate is not, once certificates name none.
     edit(process.folder.path(), "identity_from = \"cn\"\n", "");
     reload(&process, " reloaded");
