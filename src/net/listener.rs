@@ -344,6 +344,13 @@ mod tests {
     }
 
     #[test]
+    fn accepting_rests_longer_and_longer_and_never_for_more_than_a_second() {
+        let all: Vec<Duration> = rests().take(100).collect();
+        assert!(all.is_sorted() && all[0] >= Duration::from_millis(50));
+        assert!(all.iter().all(|rest| *rest <= Duration::from_secs(1)), "so that it recovers within two");
+    }
+
+    #[test]
     fn a_stale_socket_file_gives_way_and_one_in_use_or_any_other_file_does_not() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("mqtt.sock");

