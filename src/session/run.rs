@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::link::SHARED_PAYLOAD;
 use super::{Context, Delivery, Session, account};
 use crate::message::Message;
+use crate::outbound::Outbound;
 use crate::protocol::codec::PublishHeader;
 use crate::protocol::packet::{PacketId, QoS, Version};
 use crate::protocol::properties::{Property, encode_property};
@@ -111,6 +112,12 @@ impl Frames {
     }
 }
 
+/// Whether a run fits: one packet always does into an empty buffer, but not a run of many that is over a limit which the
+/// lack of memory has made small.
+fn fits(outbound: &Outbound, bytes: usize, messages: usize, limit: usize) -> bool {
+    outbound.len() + bytes <= limit || (messages == 1 && outbound.is_empty())
+}
+
 impl Session {
     /// Takes a run of messages that share a route: by copying ready frames where nothing in them is
     /// this client's own, else one by one.
@@ -214,7 +221,7 @@ impl Session {
         if frames.unfit
             || frames.largest > link.max_packet as usize
             || self.inflight.len() + frames.packet_ids.len() > usize::from(link.window)
-            || !link.has_room(frames.bytes.len(), cx.outbound_limit)
+            || !fits(&link.outbound, frames.bytes.len(), messages.len(), cx.outbound_limit)
         {
             return false;
         }

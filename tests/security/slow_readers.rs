@@ -153,6 +153,22 @@ fn under_flood<R>(address: SocketAddr, readers: &mut [TcpStream], during: impl F
     })
 }
 
+/// A client that comes in, as soon as there is room for it.
+fn newcomer(address: SocketAddr) -> Client {
+    for _ in 0..400 {
+        let mut client = Client::open(address, Version::V5);
+        client.send(&Packet::Connect(connect(Version::V5, "newcomer", true)));
+        match client.next().packet() {
+            Packet::ConnAck(connack) if connack.reason == ReasonCode::ServerBusy => {}
+            Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => return client,
+            other => panic!("{other:?}"),
+        }
+        // The broker looks once a second.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("nobody comes in any more");
+}
+
 fn peak_resident(process: &Process) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of its memory");
@@ -215,7 +231,7 @@ fn slow_readers_under_a_flood_cost_neither_the_broker_its_memory_nor_others_thei
     assert!(peak_resident(&broker) < limit);
     // They go, and so does what they held: others come in.
     drop(readers);
-    let mut newcomer = Client::connect(address, Version::V5, "newcomer");
+    let mut newcomer = newcomer(address);
     newcomer.subscribe("probe", QoS::AtMostOnce);
     probe(&mut publisher, &mut newcomer);
     println!("resident after they are gone, MiB: {}", broker.resident() as u64 / MIB);
