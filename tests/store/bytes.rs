@@ -57,7 +57,7 @@ pub fn opens_changed(changes: &[u8]) {
 }
 
 fn open(disk: &SimDisk) -> Option<Prepared> {
-    let options = StoreOptions { segment_size: 64 * 1024, ..StoreOptions::new(7) };
+    let options = StoreOptions { segment_size: 16 * 1024, ..StoreOptions::new(7) };
     let wakers = vec![Arc::new(|| {}) as Waker];
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     prepare(shared, &options, Clock::new(Instant::now(), WALL), wakers).ok()
