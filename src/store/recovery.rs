@@ -197,12 +197,14 @@ impl Restart<'_> {
             let left = self.chain.named_end(index).map(u64::from);
             let torn = match left {
                 Some(left) => left.saturating_sub(end),
-                None if part.len < u64::from(part.identity.len) => u64::from(part.identity.len) - end,
+                None if part.len < u64::from(part.identity.len) => {
+                    u64::from(part.identity.len).saturating_sub(end)
+                }
                 None if frames.is_blank().map_err(part.failed())? => 0,
                 None => {
                     let claimed =
                         frames.head().map_err(part.failed())?.map_or(8, |head| framed(head.payload_len()));
-                    claimed.min(part.limit - end)
+                    claimed.min(part.limit.saturating_sub(end))
                 }
             };
             whole = torn == 0;
