@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use crate::acl::Owner;
 use crate::message::{PeerId, QueueId};
@@ -234,6 +235,7 @@ impl Interest {
             newest_since: targets.iter().map(|target| target.since).max().unwrap_or(0),
             max_qos: targets.iter().map(|target| target.qos).max().unwrap_or(QoS::AtMostOnce),
             no_local: queues_with_no_local(&queues),
+            takers: AtomicU32::new(0),
             queues: targets,
             groups: groups.into(),
         }

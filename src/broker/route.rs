@@ -2,6 +2,8 @@
 //! Interest; and the cache of routes that each shard keeps.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::message::{PeerId, QueueId};
 use crate::meter::{Level, QueueMeter};
@@ -15,7 +17,7 @@ use super::ids::PeerSet;
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Where messages to one topic go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Route {
     /// The generation of Interest that it was read from.
     pub generation: u64,
@@ -35,9 +37,19 @@ pub struct Route {
     pub newest_since: u64,
     /// The highest QoS of `queues`.
     pub max_qos: QoS,
+    /// How many took its messages on the shard where most did, as far as is known.
+    pub takers: AtomicU32,
 }
 
 impl Route {
+    /// So many take its messages on some shard.
+    pub fn note_takers(&self, takers: usize) {
+        let takers = takers as u32;
+        if takers > self.takers.load(Relaxed) {
+            self.takers.fetch_max(takers, Relaxed);
+        }
+    }
+
     /// Whether nobody takes the message.
     pub fn is_empty(&self) -> bool {
         self.homes.is_empty()
@@ -220,6 +232,7 @@ mod tests {
             queues: queues.into(),
             groups: groups.into(),
             no_local: Box::default(),
+            takers: AtomicU32::new(0),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::Shard;
@@ -17,8 +18,9 @@ use crate::stats::DropReason;
 use crate::store::Record;
 use crate::target::GroupTarget;
 
-/// How much of a run is encoded together, at most: the less, the more takers the last one had.
-pub(super) const RUN_BYTES: (usize, usize) = (4 * 1024, 64 * 1024);
+/// How much of a run is encoded together, at most: the less, the more takers its route has, and the least while that is
+/// not known. A route's own, for what one message has in takers says nothing of the next.
+const RUN_BYTES: (usize, usize) = (4 * 1024, 64 * 1024);
 
 /// What a run may come to with all its takers.
 const RUN_TOTAL: usize = 8 * 1024 * 1024;
@@ -82,9 +84,13 @@ impl Shard {
             self.accept(now, item);
             return ITEM_BYTES;
         };
+        let room = match route.takers.load(Relaxed) {
+            0 => RUN_BYTES.0,
+            takers => (RUN_TOTAL / takers as usize).clamp(RUN_BYTES.0, RUN_BYTES.1),
+        };
         self.run_messages.clear();
         self.run_messages.push(message);
-        while self.front_item(source).is_some_and(|next| self.continues(next, &route))
+        while self.front_item(source).is_some_and(|next| self.continues(next, &route, room))
             && let Some(Item::Forward(message, _)) = self.next_item(source)
         {
             self.run_messages.push(message);
@@ -114,14 +120,14 @@ impl Shard {
         }
     }
 
-    /// Whether an item goes on with the present run: the same route, the same publisher, and room.
-    fn continues(&self, next: &Item, route: &Arc<Route>) -> bool {
+    /// Whether an item goes on with the present run: the same route, the same publisher, and `room` in bytes.
+    fn continues(&self, next: &Item, route: &Arc<Route>, room: usize) -> bool {
         let Item::Forward(message, other_route) = next else { return false };
         let publisher = |message: &Message| message.publisher.map(|publisher| publisher.queue);
         let Some(first) = self.run_messages.first() else { return false };
         Arc::ptr_eq(other_route, route)
             && publisher(message) == publisher(first)
-            && self.run_messages.len() * first.size() < self.run_bytes
+            && self.run_messages.len() * first.size() < room
     }
 
     /// Delivers the run that was gathered; about how many bytes that were.
@@ -131,7 +137,7 @@ impl Shard {
         let takers = self.deliver(now, route, &messages);
         messages.clear();
         self.run_messages = messages;
-        self.run_bytes = (RUN_TOTAL / takers.max(1)).clamp(RUN_BYTES.0, RUN_BYTES.1);
+        route.note_takers(takers);
         self.outbox.grant(from, takers);
         bytes * takers.max(1)
     }

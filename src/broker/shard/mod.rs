@@ -52,7 +52,7 @@ use crate::stats::Stats;
 use crate::store::{Store, Ticket};
 
 use access::Granted;
-use deliver::{Incoming, RUN_BYTES};
+use deliver::Incoming;
 use disk::Awaiting;
 use pause::Waiting;
 use rate::Departed;
@@ -198,8 +198,6 @@ pub struct Shard {
     retained_full: Option<Instant>,
     run: Run,
     run_messages: Vec<Arc<Message>>,
-    /// The size at which a run ends.
-    run_bytes: usize,
     last_queue: u64,
     last_generation: u32,
     /// What tells that the last persistent session to end has ended.
@@ -332,7 +330,6 @@ impl Shard {
             retained_full: None,
             run: Run::default(),
             run_messages: Vec::new(),
-            run_bytes: RUN_BYTES.1,
             last_queue: 0,
             last_generation: 0,
             last_end: Ticket(0),
