@@ -78,7 +78,7 @@ fn found(bytes: &[u8]) -> Option<Digest> {
     let disk = SimDisk::new(1, 1 << 30);
     let mut previous = (0, 0);
     for _ in 0..1 + bytes.byte() % 3 {
-        let number = bytes.or(previous.0 + 1);
+        let number = bytes.or(previous.0.wrapping_add(1));
         let name = format!("{number:010}.seg");
         if disk.create(&name).is_err() {
             break;
