@@ -76,7 +76,7 @@ pub fn opens(bytes: &[u8]) {
 fn found(bytes: &[u8]) -> Option<Digest> {
     let mut bytes = Bytes(bytes);
     let disk = SimDisk::new(1, 1 << 30);
-    let mut previous = (0, 0);
+    let mut previous = (0_u32, 0);
     for _ in 0..1 + bytes.byte() % 3 {
         let number = bytes.or(previous.0.wrapping_add(1));
         let name = format!("{number:010}.seg");

@@ -20,7 +20,7 @@ use crate::target::GroupTarget;
 
 /// How much of a run is encoded together, at most: the less, the more takers its route has, and the least while that is
 /// not known. A route's own, for what one message has in takers says nothing of the next.
-const RUN_BYTES: (usize, usize) = (4 * 1024, 64 * 1024);
+const RUN_BYTES: (usize, usize) = (2 * 1024, 64 * 1024);
 
 /// What a run may come to with all its takers.
 const RUN_TOTAL: usize = 8 * 1024 * 1024;
