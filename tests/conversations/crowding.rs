@@ -88,3 +88,22 @@ fn it_is_crowded_until_all_that_waited_were_written_to() {
     }
     assert!(shard.next_dirty().is_none() && !shard.is_crowded());
 }
+
+#[test]
+fn a_message_with_one_taker_does_not_make_the_next_run_to_very_many_longer() {
+    let (mut w, takers, publisher) = world(1000);
+    let probe = w.connect(Version::V5, "probe");
+    w.subscribe(probe, "probe", QoS::AtMostOnce);
+    // So it is known how many take either.
+    for topic in ["t", "probe"] {
+        deliver(&mut w, publisher, topic);
+        w.run();
+    }
+    let flood = Packet::Publish(message("t", QoS::AtMostOnce, "x".repeat(1000).leak()));
+    w.put(publisher, &Packet::Publish(message("probe", QoS::AtMostOnce, "probe")));
+    (0..60).for_each(|_| w.put(publisher, &flood));
+    assert!(w.shards[0].work(w.now), "a turn is not all of it");
+    assert!(waiting(&mut w, probe) > 0);
+    let at_once = waiting(&mut w, takers[0]);
+    assert!((1..16 * 1024).contains(&at_once), "{at_once} bytes for each in one turn");
+}

@@ -2,7 +2,7 @@
 //! endless. Clients come in all the while, and what each of the crowd costs is measured on the broker's process.
 //! `WEIRMQ_CROWD` says how many they are, `WEIRMQ_TLS_CROWD` how many of those over TLS.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -17,6 +17,8 @@ use weirmq::protocol::reason::ReasonCode;
 
 use crate::common::client::*;
 use crate::common::process::{Process, dev_certs};
+
+use super::refusals::to_the_end;
 
 const LISTENERS: &str = r#"shards = 2
 [store]
@@ -226,18 +228,6 @@ fn a_tls_connection_costs_little_before_it_is_let_in() {
     for (kind, bytes) in [("shaken hands", &[][..]), ("half a CONNECT", ANNOUNCED)] {
         let kind = format!("TLS, {kind}");
         each_costs(&kind, many, TLS, |number, process| shakes_hands(number, process, bytes));
-    }
-}
-
-/// Reads up to the end of the stream.
-fn to_the_end(socket: &mut TcpStream) -> Vec<u8> {
-    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let mut bytes = Vec::new();
-    match socket.read_to_end(&mut bytes) {
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            panic!("left open")
-        }
-        _ => bytes,
     }
 }
 

@@ -53,7 +53,7 @@ fn socket(number: usize, to: SocketAddr) -> TcpStream {
 }
 
 /// Reads up to the end of the stream.
-fn to_the_end(socket: &mut TcpStream) -> Vec<u8> {
+pub(super) fn to_the_end(socket: &mut TcpStream) -> Vec<u8> {
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let mut bytes = Vec::new();
     match socket.read_to_end(&mut bytes) {
