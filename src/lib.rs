@@ -70,4 +70,5 @@ pub mod session;
 pub mod stats;
 pub mod store;
 pub mod target;
+pub mod websocket;
 pub mod will;

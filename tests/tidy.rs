@@ -76,9 +76,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "acl",
             "auth",
             "flow",
+            "websocket",
         ],
     ),
-    ("client", &["protocol", "escaped"]),
+    ("websocket", &[]),
+    ("client", &["protocol", "escaped", "websocket"]),
     ("dev_certs", &[]),
     (
         "server",

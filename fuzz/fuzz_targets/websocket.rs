@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weirmq::net::frames::{Decoder, OwnHeader, Violation};
-use weirmq::net::upgrade;
+use weirmq::websocket::frames::{Decoder, OwnHeader, Violation};
+use weirmq::websocket::upgrade;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&[choice, cut], bytes)) = data.split_first_chunk() else { return };

@@ -8,6 +8,9 @@ use crate::protocol::packet::QoS;
 
 /// Long lines are broken by hand: the terminal's width is not asked for.
 const PUB_HELP: &str = "\
+URLs of -L: mqtt:// (port 1883), mqtts:// (8883), ws:// (80), wss:// (443), unix:PATH (a Unix socket).
+A WebSocket is asked for at /mqtt unless the URL has a path. mqtts:// and wss:// need --cafile.
+
 It ends when the broker has acknowledged every message (with QoS 0: when it has read them). At the
 first refusal it sends no more, waits for the answers to what is under way, and says which message was
 refused and why.
@@ -22,6 +25,9 @@ Exit codes:
   6  the connection was lost before all was acknowledged";
 
 const SUB_HELP: &str = "\
+URLs of -L: mqtt:// (port 1883), mqtts:// (8883), ws:// (80), wss:// (443), unix:PATH (a Unix socket).
+A WebSocket is asked for at /mqtt unless the URL has a path. mqtts:// and wss:// need --cafile.
+
 Once connected it connects again by itself, after 1 s up to 30 s, when the connection is lost; with -c
 (MQTT 5: or -x) the broker keeps the messages of QoS 1 and 2 meanwhile.
 
@@ -140,6 +146,10 @@ pub struct SubArgs {
 /// What both commands take: the connection, the session, the Will.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ConnectionArgs {
+    /// The broker, in place of -h and -p: mqtt://HOST[:PORT], mqtts://, ws://HOST[:PORT][/PATH], wss://, or unix:PATH
+    /// (see below)
+    #[arg(short = 'L', long, value_name = "URL", conflicts_with_all = ["host", "port"])]
+    pub(super) url: Option<String>,
     /// The broker's name or address
     #[arg(short = 'h', long, value_name = "HOST", default_value = "localhost")]
     pub(super) host: String,
@@ -196,7 +206,7 @@ pub(super) struct WillArgs {
     pub(super) will_retain: bool,
 }
 
-/// TLS, which `--cafile` turns on. The broker's certificate is always verified.
+/// TLS, which `--cafile` turns on, or a URL that asks for it. The broker's certificate is always verified.
 #[derive(Args, Clone, Debug)]
 pub(super) struct TlsArgs {
     /// Use TLS, trusting the authorities in this PEM file
@@ -262,6 +272,8 @@ mod tests {
             "sub -t a -t b/# -v -R -C 3 -W 4 -c -i me",
             "sub -t a -F %t --mqtt 3.1.1 -N",
             "sub -t a --exec true",
+            "sub -t a -L ws://broker:8083",
+            "pub -t a -m x --url wss://broker/mqtt --cafile ca",
         ] {
             assert!(accepts(line), "{line}");
         }
@@ -284,6 +296,8 @@ mod tests {
             "sub -t a -F %p -v",
             "sub -t a --exec true -v",
             "sub -t a --insecure",
+            "sub -t a -L ws://broker -h other",
+            "sub -t a -L ws://broker -p 8083",
         ] {
             assert!(!accepts(line), "{line}");
         }

@@ -5,13 +5,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::failure::Failure;
 use super::options::{ConnectionOptions, name};
-use super::tls;
+use super::transport::{self, Stream, unreachable};
 use super::wire::{self, Accepted, Incoming, Wire};
 use crate::protocol::packet::Packet;
 
@@ -25,12 +24,12 @@ const READ_AHEAD: usize = 16 * 1024;
 
 /// A connection that CONNACK has confirmed.
 pub(super) struct Link {
-    reader: Box<dyn AsyncRead + Unpin>,
-    writer: Box<dyn AsyncWrite + Unpin>,
+    reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
     wire: Box<dyn Wire>,
     input: BytesMut,
     output: BytesMut,
-    /// Bytes were written that TLS may still hold.
+    /// Bytes were written that TLS or a WebSocket may still hold.
     unflushed: bool,
     keep_alive: Option<Duration>,
     last_sent: Instant,
@@ -46,12 +45,14 @@ impl Link {
     /// # Errors
     /// No connection, or CONNECT refused.
     pub(super) async fn open(options: &ConnectionOptions, again: bool) -> Result<Link, Failure> {
-        let slow = |_| unreachable(options, format_args!("no CONNACK within {} s", OPENING.as_secs()));
+        let slow =
+            |_| unreachable(&options.address, format_args!("no CONNACK within {} s", OPENING.as_secs()));
         timeout(OPENING, Link::open_unhurried(options, again)).await.map_err(slow)?
     }
 
     async fn open_unhurried(options: &ConnectionOptions, again: bool) -> Result<Link, Failure> {
-        let (reader, writer) = connect_transport(options).await?;
+        let stream = transport::connect(&options.address, &options.tls).await?;
+        let (reader, writer) = tokio::io::split(stream);
         let mut link = Link {
             reader,
             writer,
@@ -67,12 +68,12 @@ impl Link {
         link.send(&Packet::Connect(options.connect(again)))?;
         let accepted = loop {
             // Whatever goes wrong before CONNACK means that there was no connection yet.
-            let packet = link.turn(true).await.map_err(|failure| unreachable(options, failure))?;
+            let packet = link.turn(true).await.map_err(|failure| unreachable(&options.address, failure))?;
             match packet {
                 Some(Incoming::ConnAck(outcome)) => {
                     break outcome.map_err(|refusal| Failure::connect_refused(&refusal))?;
                 }
-                Some(_) => return Err(unreachable(options, "the first packet is not a CONNACK")),
+                Some(_) => return Err(unreachable(&options.address, "the first packet is not a CONNACK")),
                 None => {}
             }
         };
@@ -208,32 +209,6 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) ->
         0 => Err(io::ErrorKind::WriteZero.into()),
         _ => Ok(true),
     }
-}
-
-async fn connect_transport(
-    options: &ConnectionOptions,
-) -> Result<(Box<dyn AsyncRead + Unpin>, Box<dyn AsyncWrite + Unpin>), Failure> {
-    let tls = tls::connector(&options.tls, &options.host)?;
-    let socket = TcpStream::connect((options.host.as_str(), options.port));
-    let socket = socket.await.map_err(|error| unreachable(options, error))?;
-    socket.set_nodelay(true).map_err(|error| unreachable(options, error))?;
-    Ok(match tls {
-        None => {
-            let (reader, writer) = socket.into_split();
-            (Box::new(reader), Box::new(writer))
-        }
-        Some((connector, name)) => {
-            let stream = connector.connect(name, socket).await;
-            let stream = stream.map_err(|error| unreachable(options, format_args!("TLS: {error}")))?;
-            let (reader, writer) = tokio::io::split(stream);
-            (Box::new(reader), Box::new(writer))
-        }
-    })
-}
-
-fn unreachable(options: &ConnectionOptions, why: impl std::fmt::Display) -> Failure {
-    let ConnectionOptions { host, port, .. } = options;
-    Failure::unreachable(format_args!("no connection to {host} port {port}: {why}"))
 }
 
 /// Sleeps until then; for ever if there is no then.

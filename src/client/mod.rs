@@ -1,7 +1,8 @@
 //! `weirmq pub` and `weirmq sub`: an MQTT 3.1.1 and 5.0 client for the command line. [`arguments`] are taken
-//! together to the options of a connection, a link sends and receives packets through one of two wires, and a
-//! publisher or a subscriber sits on top.
+//! together to the options of a connection, a link over one of the transports sends and receives packets through one of two
+//! wires, and a publisher or a subscriber sits on top.
 
+mod address;
 mod arguments;
 mod exec;
 mod failure;
@@ -17,6 +18,8 @@ mod publisher;
 mod subscriber;
 mod timestamp;
 mod tls;
+mod transport;
+mod websocket;
 mod wire;
 
 use std::fmt::Display;

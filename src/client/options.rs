@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::address::Address;
 use super::arguments::{ConnectionArgs, Mqtt, TlsArgs, WillArgs};
 use super::failure::Failure;
 use super::property_args::PacketProperties;
@@ -13,8 +14,7 @@ use crate::protocol::reason::ReasonCode;
 /// Where to connect, and what CONNECT and DISCONNECT say.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionOptions {
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) address: Address,
     pub(super) tls: TlsArgs,
     pub(super) version: Version,
     /// Seconds; 0 turns it off.
@@ -53,8 +53,7 @@ impl ConnectionOptions {
         }
         let expiry = session_expiry(args, version, &mut properties);
         let options = ConnectionOptions {
-            host: args.host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: args.port.unwrap_or(if args.tls.cafile.is_some() { 8883 } else { 1883 }),
+            address: Address::new(args)?,
             tls: args.tls.clone(),
             version,
             keep_alive: args.keepalive,

@@ -12,17 +12,18 @@ use tokio_rustls::TlsConnector;
 use super::arguments::TlsArgs;
 use super::failure::Failure;
 
-/// What TLS needs to know of its peer; `None` if `--cafile` is not given.
+/// What TLS needs to know of its peer; `None` if `--cafile` is not given. `carries` is the name in ALPN of what is spoken.
 ///
 /// # Errors
 /// A file that cannot be read or holds something else, a host that no certificate could name.
 pub(super) fn connector(
     args: &TlsArgs,
     host: &str,
+    carries: &[u8],
 ) -> Result<Option<(TlsConnector, ServerName<'static>)>, Failure> {
     let Some(cafile) = &args.cafile else { return Ok(None) };
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Failure::usage(format_args!("-h {host}: neither a DNS name nor an address")))?;
+        .map_err(|_| Failure::usage(format_args!("{host}: neither a DNS name nor an address")))?;
     let mut roots = RootCertStore::empty();
     for authority in certificates(cafile)? {
         roots.add(authority).map_err(|error| in_file(cafile, error))?;
@@ -39,7 +40,7 @@ pub(super) fn connector(
         }
         _ => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"mqtt".to_vec()];
+    config.alpn_protocols = vec![carries.to_vec()];
     Ok(Some((TlsConnector::from(Arc::new(config)), name)))
 }
 

@@ -8,10 +8,10 @@ use rustls::ServerConnection;
 
 use crate::config::WebSocketConfig;
 use crate::outbound::Outbound;
+use crate::websocket::frames::{self, Decoder, OwnHeader};
+use crate::websocket::upgrade;
 
-use super::frames::{self, Decoder, OwnHeader};
 use super::transport::{SLICES, decode_tls, taken, write_tls};
-use super::upgrade;
 
 /// The longest frame that is sent, in bytes: some clients take none beyond a bound.
 const LONGEST: usize = 64 * 1024;

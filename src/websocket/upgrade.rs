@@ -3,22 +3,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
-use ring::digest;
+
+use super::headers::{self, MAX_HEADERS, accept, only, tokens, values};
 
 /// The longest request, in bytes. A browser's, with its cookies, may take some KiB.
 pub const MAX_REQUEST: usize = 8 * 1024;
 
-/// The most headers.
-const MAX_HEADERS: usize = 64;
-
 /// Where MQTT is.
 const PATH: &str = "/mqtt";
-
-/// What the answer to the client's key is made with.
-const SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// What every request ends with.
-const END: &[u8] = b"\r\n\r\n";
 
 /// A request that opens a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +60,10 @@ pub fn judge(bytes: &[u8], seen: usize, origins: Option<&[String]>) -> Result<Op
     if bytes.first().is_some_and(|first| !first.is_ascii_uppercase()) {
         return Err(refused(400, "not HTTP"));
     }
-    let window = &bytes[..bytes.len().min(MAX_REQUEST)];
-    let from = seen.saturating_sub(END.len() - 1).min(window.len());
-    let Some(end) = window[from..].windows(END.len()).position(|bytes| bytes == END) else {
-        let too_large = window.len() == MAX_REQUEST;
+    let Some(size) = headers::size(&bytes[..bytes.len().min(MAX_REQUEST)], seen) else {
+        let too_large = bytes.len() >= MAX_REQUEST;
         return if too_large { Err(refused(431, "the request is too large")) } else { Ok(None) };
     };
-    let size = from + end + END.len();
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut request = Request::new(&mut headers);
     match request.parse(&bytes[..size]) {
@@ -126,14 +115,6 @@ fn answer(request: &Request<'_, '_>, origins: Option<&[String]>) -> Result<Vec<u
     .into_bytes())
 }
 
-/// What proves that the key was understood.
-pub fn accept(key: &str) -> String {
-    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-    context.update(key.as_bytes());
-    context.update(SUFFIX);
-    STANDARD.encode(context.finish())
-}
-
 /// Sixteen bytes in base64.
 fn is_key(key: &str) -> bool {
     key.len() == 24 && STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
@@ -150,27 +131,11 @@ fn comes_from(headers: &[Header<'_>], origins: &[String]) -> bool {
     only(headers, "Origin").is_some_and(|origin| origins.iter().any(|one| one.eq_ignore_ascii_case(origin)))
 }
 
-/// The values of a header, without the blanks around them; one that is not text is empty.
-fn values<'a>(headers: &'a [Header<'a>], name: &'a str) -> impl Iterator<Item = &'a str> {
-    let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
-    named.map(|header| str::from_utf8(header.value).unwrap_or_default().trim())
-}
-
-/// The elements of a header that is a list.
-fn tokens<'a>(headers: &'a [Header<'a>], name: &'a str) -> impl Iterator<Item = &'a str> {
-    values(headers, name).flat_map(|value| value.split(',')).map(str::trim)
-}
-
-/// The value of a header that is there once.
-fn only<'a>(headers: &'a [Header<'a>], name: &'a str) -> Option<&'a str> {
-    let mut values = values(headers, name);
-    values.next().filter(|value| !value.is_empty() && values.next().is_none())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::headers::END;
     use super::*;
 
     const HEADERS: [&str; 6] = [

@@ -1,11 +1,11 @@
-//! The frames of a WebSocket (RFC 6455, section 5): what a client's carry is taken out of them as it arrives, in place, so
-//! that no frame is ever held as a whole; and the headers of the server's own. Pure.
+//! The frames of a WebSocket (RFC 6455, section 5): what the other side's carry is taken out of them as it arrives, in
+//! place, so that no frame is ever held as a whole; and one's own. Only a client's are masked. Pure.
 
-/// The longest payload of one frame, in bytes: more than any packet of MQTT. (A client may put many packets into one
+/// The longest payload of one frame, in bytes: more than any packet of MQTT. (The other side may put many packets into one
 /// frame. It is not held, so its length alone costs nothing.)
 pub const MAX_PAYLOAD: u64 = 1 << 28;
 
-/// The longest header of a client's frame, and of the server's.
+/// The longest header of a client's frame, and of a server's.
 const MAX_HEADER: usize = 14;
 const MAX_OWN_HEADER: usize = 10;
 
@@ -26,7 +26,7 @@ const MASKED: u8 = 0x80;
 /// The status code of a normal end.
 pub const NORMAL: u16 = 1000;
 
-/// How a client broke the rules: the code that it is told, and the reason for the log.
+/// How the other side broke the rules: the code that it is told, and the reason for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The status code of the Close frame.
@@ -40,9 +40,10 @@ const fn wrong(reason: &'static str) -> Violation {
     Violation { code: 1002, reason }
 }
 
-/// What is known of a client's stream of frames.
+/// What is known of the other side's stream of frames; by default it is a client's.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    of_server: bool,
     /// The part of a header that is there.
     header: [u8; MAX_HEADER],
     filled: u8,
@@ -53,7 +54,7 @@ pub struct Decoder {
     control: Vec<u8>,
     /// The payload of the last Ping, which is to be answered.
     pinged: Option<Vec<u8>>,
-    /// The client has said that nothing follows: the code to answer with.
+    /// The other side has said that nothing follows: the code to answer with.
     closed: Option<u16>,
 }
 
@@ -78,10 +79,15 @@ fn is_control(opcode: u8) -> bool {
 }
 
 impl Decoder {
+    /// For a server's frames.
+    pub fn of_server() -> Decoder {
+        Decoder { of_server: true, ..Decoder::default() }
+    }
+
     /// Takes the frames in `bytes` from `from` on, and leaves there what the data frames among them carry.
     ///
     /// # Errors
-    /// If the client breaks the rules; what it had sent before is there. Nothing is to be decoded behind that.
+    /// If the other side breaks the rules; what it had sent before is there. Nothing is to be decoded behind that.
     pub fn decode(&mut self, bytes: &mut Vec<u8>, from: usize) -> Result<(), Violation> {
         let (mut read, mut write) = (from, from);
         let outcome = loop {
@@ -132,7 +138,7 @@ impl Decoder {
         self.pinged.is_some()
     }
 
-    /// The code to answer the client's Close with, if it has sent one.
+    /// The code to answer the other side's Close with, if it has sent one.
     pub fn closed(&self) -> Option<u16> {
         self.closed
     }
@@ -142,8 +148,8 @@ impl Decoder {
         let mut taken = 0;
         loop {
             let filled = usize::from(self.filled);
-            if filled == 2 && self.header[1] & MASKED == 0 {
-                return Err(wrong("a frame without a mask"));
+            if filled == 2 && (self.header[1] & MASKED == 0) != self.of_server {
+                return Err(wrong(if self.of_server { "a masked frame" } else { "a frame without a mask" }));
             }
             if filled >= 2 && filled == header_size(self.header[1]) {
                 self.filled = 0;
@@ -164,7 +170,7 @@ impl Decoder {
         if first & RESERVED != 0 {
             return Err(wrong("a frame with reserved bits"));
         }
-        let length = &self.header[2..header_size(second) - 4];
+        let (length, mask) = self.header[2..header_size(second)].split_at(length_size(second));
         let left = length.iter().fold(0, |left, byte| left << 8 | u64::from(*byte));
         let left = match (second & !MASKED, left) {
             (126, 0..126) | (127, 0..0x1_0000) => return Err(wrong("a length in too many bytes")),
@@ -187,7 +193,8 @@ impl Decoder {
         if left > MAX_PAYLOAD {
             return Err(Violation { code: 1009, reason: "a frame that is too long" });
         }
-        let mask = self.header[header_size(second) - 4..].first_chunk().copied().unwrap_or_default();
+        // A server's has none, which is a mask of zeros.
+        let mask = mask.first_chunk().copied().unwrap_or_default();
         Ok(Frame { opcode, left, mask })
     }
 
@@ -215,17 +222,22 @@ impl Decoder {
     }
 }
 
-/// The size of a client's header, by its second byte.
+/// The size of a header, by its second byte.
 fn header_size(second: u8) -> usize {
-    let length = match second & !MASKED {
+    let mask = if second & MASKED == 0 { 0 } else { 4 };
+    2 + length_size(second) + mask
+}
+
+/// How much of that is a length that the second byte has no room for.
+fn length_size(second: u8) -> usize {
+    match second & !MASKED {
         126 => 2,
         127 => 8,
         _ => 0,
-    };
-    2 + length + 4
+    }
 }
 
-/// Removes the mask, and turns it to where the next byte finds it.
+/// Removes the mask, or puts it on, and turns it to where the next byte finds it.
 fn unmask(bytes: &mut [u8], mask: &mut [u8; 4]) {
     let [a, b, c, d] = *mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -240,7 +252,7 @@ fn unmask(bytes: &mut [u8], mask: &mut [u8; 4]) {
     mask.rotate_left(rest.len() % 4);
 }
 
-/// The header of a frame of the server's.
+/// The header of a frame of a server's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OwnHeader {
     bytes: [u8; MAX_OWN_HEADER],
@@ -285,16 +297,41 @@ impl OwnHeader {
     }
 }
 
-/// Writes a Pong that answers a Ping with this payload.
+/// Writes a server's Pong that answers a Ping with this payload.
 pub fn pong(payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[FIN | PONG, payload.len() as u8]);
     out.extend_from_slice(payload);
 }
 
-/// Writes a Close.
+/// Writes a server's Close.
 pub fn close(code: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&[FIN | CLOSE, 2]);
     out.extend_from_slice(&code.to_be_bytes());
+}
+
+/// What a client's frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// It carries MQTT [MQTT-6.0.0-1].
+    Binary = BINARY,
+    /// It answers a Ping with what that carried.
+    Pong = PONG,
+    /// It carries the code of the end.
+    Close = CLOSE,
+}
+
+/// Writes a client's frame. The mask is to be one that nobody can foresee.
+pub fn masked(kind: Kind, payload: &[u8], mut mask: [u8; 4], out: &mut Vec<u8>) {
+    let header = OwnHeader::binary(payload.len());
+    let at = out.len();
+    out.extend_from_slice(header.unsent());
+    out[at] = FIN | kind as u8;
+    out[at + 1] |= MASKED;
+    out.extend_from_slice(&mask);
+    let at = out.len();
+    out.extend_from_slice(payload);
+    unmask(&mut out[at..], &mut mask);
 }
 
 #[cfg(test)]
@@ -401,6 +438,27 @@ mod tests {
             .expect("fine");
         assert_eq!((decoder.control.capacity(), decoder.pinged), (0, None));
         println!("size_of Decoder: {} bytes", size_of::<Decoder>());
+    }
+
+    #[test]
+    fn each_side_takes_the_frames_of_the_other_alone() {
+        for len in [0, 5, 125, 126, 0xFFFF, 0x1_0000] {
+            let payload: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            let mut clients = Vec::new();
+            masked(Kind::Binary, &payload, MASK, &mut clients);
+            assert_eq!(clients, frame(FIN | BINARY, &payload));
+            let servers = [OwnHeader::binary(len).unsent(), &payload].concat();
+            assert_eq!(decode(&mut Decoder::of_server(), &servers), Ok(payload));
+            let refused =
+                |mut decoder: Decoder, bytes| decode(&mut decoder, bytes).expect_err("the wrong side's");
+            assert_eq!(refused(Decoder::of_server(), &clients).code, 1002);
+            assert_eq!(refused(Decoder::default(), &servers).code, 1002);
+        }
+        let (mut pong_and_close, mut decoder) = (Vec::new(), Decoder::default());
+        masked(Kind::Pong, b"x", MASK, &mut pong_and_close);
+        masked(Kind::Close, &1001_u16.to_be_bytes(), MASK, &mut pong_and_close);
+        assert_eq!(decode(&mut decoder, &pong_and_close), Ok(Vec::new()));
+        assert_eq!(decoder.closed(), Some(1001));
     }
 
     #[test]
