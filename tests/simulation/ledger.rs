@@ -544,7 +544,9 @@ impl Ledger {
         for (taken, index, certain) in takes.into_iter().rev() {
             let message = &self.messages[index];
             possible.push(Some(index).filter(|_| message.len > 0));
-            held |= message.acknowledged || message.parked.is_none();
+            // And one whose refusal nobody has read left nothing.
+            let refused = self.rejects && message.qos > QoS::AtMostOnce;
+            held |= message.acknowledged || (message.parked.is_none() && !refused);
             let certain = certain && (message.qos > QoS::AtMostOnce || message.parked.is_none());
             // What nobody was told of may have gone with a crash.
             let kept = message.qos == QoS::AtMostOnce && taken > crashed && !self.may_be_full;
