@@ -199,6 +199,7 @@ impl Server {
         }
         // None serves before all have restored what they hold: what is published goes by the subscriptions of all.
         starting.iter().try_for_each(Starting::wait)?;
+        server.tell_damage();
         starting.into_iter().for_each(Starting::go);
         server.tell_memory();
         data::promise(&config);
@@ -272,13 +273,18 @@ impl Server {
         Pulse { shards: self.senders.clone(), store: self.data.heart() }
     }
 
-    /// Looks how much memory is in use, and has everybody go by it.
-    fn look_at_memory(&mut self) {
+    /// Looks how much memory is in use, and has everybody go by it; and whether the store has met with damage.
+    fn look_around(&mut self) {
+        self.tell_damage();
         let (used, changed) = self.memory.look();
         self.shared.set_memory(used);
         if changed {
             self.tell_memory();
         }
+    }
+
+    fn tell_damage(&self) {
+        self.shared.set_damaged(self.data.heart().map_or(0, |heart| heart.damaged()));
     }
 
     fn tell_memory(&self) {

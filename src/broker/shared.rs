@@ -31,6 +31,8 @@ pub struct Shared {
     retained_version: AtomicU64,
     /// What the process has in use, in bytes, as it was last looked at; 0: never.
     memory: AtomicU64,
+    /// What of the store was found damaged.
+    damaged: AtomicU64,
 }
 
 /// A new or replaced subscription.
@@ -51,7 +53,18 @@ impl Shared {
             retained: RwLock::new(Retained::new(limits)),
             retained_version: AtomicU64::new(0),
             memory: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
         }
+    }
+
+    /// How many places and messages of the store were found damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// So many were found.
+    pub fn set_damaged(&self, found: u64) {
+        self.damaged.store(found, Ordering::Relaxed);
     }
 
     /// What the process has in use, in bytes; 0 if nobody looks.

@@ -73,6 +73,17 @@ impl Totals {
     }
 }
 
+/// What is counted elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauges {
+    /// Retained messages.
+    pub retained: usize,
+    /// What the process has in use, in bytes; 0 if nobody looks.
+    pub memory: u64,
+    /// How many places and messages of the store were found damaged since the start.
+    pub damaged: u64,
+}
+
 /// What was said last, and when to speak next.
 #[derive(Debug)]
 pub struct SysTopics {
@@ -121,8 +132,7 @@ impl SysTopics {
         &mut self,
         now: Instant,
         stats: impl Iterator<Item = &'a Stats>,
-        retained: usize,
-        memory: u64,
+        gauges: Gauges,
     ) -> Vec<(String, String)> {
         if self.next.is_none_or(|next| next > now) {
             return Vec::new();
@@ -130,10 +140,10 @@ impl SysTopics {
         self.next = Some(now + self.interval);
         let totals = Totals::of(stats);
         self.most_connected = self.most_connected.max(totals.connected);
-        let mut values = self.values(now, &totals, retained);
-        if memory > 0 {
-            self.most_memory = self.most_memory.max(memory);
-            values.push(("$SYS/broker/heap/current".to_owned(), memory.to_string()));
+        let mut values = self.values(now, &totals, gauges);
+        if gauges.memory > 0 {
+            self.most_memory = self.most_memory.max(gauges.memory);
+            values.push(("$SYS/broker/heap/current".to_owned(), gauges.memory.to_string()));
             values.push(("$SYS/broker/heap/maximum".to_owned(), self.most_memory.to_string()));
         }
         self.loads(now, &totals, &mut values);
@@ -145,7 +155,7 @@ impl SysTopics {
         values
     }
 
-    fn values(&self, now: Instant, totals: &Totals, retained: usize) -> Vec<(String, String)> {
+    fn values(&self, now: Instant, totals: &Totals, gauges: Gauges) -> Vec<(String, String)> {
         let uptime = now.saturating_duration_since(self.start).as_secs();
         let numbers = [
             ("clients/connected", totals.connected),
@@ -164,9 +174,10 @@ impl SysTopics {
             ("bytes/sent", totals.bytes_sent),
             ("subscriptions/count", totals.subscriptions),
             ("shared_subscriptions/count", totals.shared_subscriptions),
-            ("retained messages/count", retained as u64),
+            ("retained messages/count", gauges.retained as u64),
             ("store/messages/count", totals.queued_messages.max(0).cast_unsigned()),
             ("store/messages/bytes", totals.queued_bytes.max(0).cast_unsigned()),
+            ("store/damaged", gauges.damaged),
         ];
         let mut values = vec![
             ("$SYS/broker/version".to_owned(), format!("weirmq version {}", env!("CARGO_PKG_VERSION"))),

@@ -23,8 +23,8 @@ use super::{Server, ServerError, pulse};
 /// How often the files of certificates are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often memory is.
-const LOOK_AT_MEMORY: Duration = Duration::from_secs(1);
+/// How often memory and the store are.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// What gives the configuration again, from where it came at the start.
 pub type Load = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -70,8 +70,8 @@ async fn serve(
 ) -> Result<(), ServerError> {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look_at_memory = interval(LOOK_AT_MEMORY);
-    look_at_memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look_around = interval(LOOK_AROUND);
+    look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -82,7 +82,7 @@ async fn serve(
                 }
             },
             _ = look.tick() => server.look_at_certificates(),
-            _ = look_at_memory.tick() => server.look_at_memory(),
+            _ = look_around.tick() => server.look_around(),
             ended = server.ended.recv() => {
                 let error = ended.unwrap_or(ServerError::Broken);
                 if matches!(error, ServerError::Store(_)) {

@@ -90,8 +90,6 @@ pub struct Engine {
     /// A batch has begun.
     begun: bool,
     upkeep: Upkeep,
-    /// How many messages were found damaged.
-    damaged: u64,
 }
 
 /// What there is to tidy up.
@@ -149,7 +147,6 @@ impl Engine {
             unvouched: false,
             begun: false,
             upkeep: Upkeep { changed: true, ..Upkeep::default() },
-            damaged: 0,
         }
     }
 
@@ -192,7 +189,7 @@ impl Engine {
                 }
                 Report::Again(job) => self.pages.again(job),
                 Report::Lost(queue, held) => {
-                    self.damaged += 1;
+                    self.exchange.add_damage(1);
                     self.lost.push_back((queue, held));
                 }
                 Report::Finished(finished) => self.finished(finished)?,
@@ -309,6 +306,7 @@ impl Engine {
             }
             Finished::Retired(number, Ok(retired)) => self.retired(number, retired),
             Finished::Evacuated(number, Ok(lost)) => {
+                self.exchange.add_damage(lost.len() as u64);
                 for position in lost {
                     let offset = position.offset();
                     error!(segment = number, offset, "a message on disk is damaged and cannot be moved");
@@ -502,9 +500,9 @@ impl Engine {
         Ok(())
     }
 
-    /// How many messages were found damaged on the disk, and were not delivered.
+    /// How many places were found damaged on the disk at the start, and how many messages since, that were not delivered.
     pub fn damaged(&self) -> u64 {
-        self.damaged
+        self.exchange.damaged()
     }
 }
 

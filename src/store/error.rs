@@ -16,9 +16,14 @@ pub enum OpenError {
     Format(String, u32),
     /// A file of another store has come among those of this one.
     Foreign(String),
+    /// A file that cannot be done without contradicts itself, or its checksums: how.
+    Damaged(String, String),
     /// What could not be done with a file or folder.
     Io(String, io::Error),
 }
+
+/// What can be done about a file that is not to be used.
+const WITHOUT_IT: &str = "move the file away: what is left is served then";
 
 impl OpenError {
     /// For `map_err`: the error came while working on `name`.
@@ -44,8 +49,11 @@ impl fmt::Display for OpenError {
             OpenError::Foreign(name) => {
                 write!(
                     f,
-                    "{name} in the data folder belongs to another store: it was copied there, or restored"
+                    "{name} in the data folder belongs to another store: it was copied there, or restored; {WITHOUT_IT}"
                 )
+            }
+            OpenError::Damaged(name, what) => {
+                write!(f, "{name} in the data folder is damaged: {what}; restore the folder, or {WITHOUT_IT}")
             }
             OpenError::Io(name, error) => write!(f, "{name} in the data folder: {error}"),
         }

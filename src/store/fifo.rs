@@ -108,6 +108,8 @@ pub(super) struct Exchange {
     /// The journal is far over its budget.
     behind: AtomicBool,
     full: AtomicBool,
+    /// What was found damaged on the disk since the start, that included.
+    damaged: AtomicU64,
 }
 
 /// Nothing that holds one of the locks can panic halfway; what they guard is whole in any case.
@@ -131,7 +133,18 @@ impl Exchange {
             bytes: AtomicUsize::new(0),
             behind: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            damaged: AtomicU64::new(0),
         }
+    }
+
+    /// So many more places or messages were found damaged.
+    pub(super) fn add_damage(&self, found: u64) {
+        self.damaged.fetch_add(found, Ordering::Relaxed);
+    }
+
+    /// How many were found since the start, that included.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     pub(super) fn shards(&self) -> usize {

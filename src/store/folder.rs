@@ -12,6 +12,9 @@ use super::error::OpenError;
 /// The file whose lock says that the folder is in use.
 const LOCK: &str = "lock";
 
+/// What is said of a directory or the like that has the name of a file.
+const NO_FILE: &str = "it is not a file; move it away, and what is left is served";
+
 /// A folder of the file system, locked for as long as this lives.
 #[derive(Debug)]
 pub struct Folder {
@@ -74,16 +77,18 @@ impl Disk for Folder {
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                names.extend(entry.file_name().into_string().ok());
-            }
+            names.extend(entry?.file_name().into_string().ok());
         }
         Ok(names)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(OnDisk(options().open(self.path.join(name))?)))
+        let file = options().open(self.path.join(name));
+        match file.and_then(|file| Ok((file.metadata()?.is_file(), file))) {
+            Ok((true, file)) => Ok(Arc::new(OnDisk(file))),
+            Err(error) if error.kind() != io::ErrorKind::IsADirectory => Err(error),
+            _ => Err(io::Error::new(io::ErrorKind::IsADirectory, NO_FILE)),
+        }
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {

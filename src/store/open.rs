@@ -14,7 +14,7 @@ use super::journal::{Journal, JournalOptions};
 use super::ledger::Ledger;
 use super::policy::Policy;
 use super::recovery::Report;
-use super::replay::{Replay, unreadable};
+use super::replay::Replay;
 use super::restored::Restored;
 use super::segment::Segment;
 use crate::clock::Clock;
@@ -92,8 +92,8 @@ pub fn prepare(
     wakers: Vec<Waker>,
 ) -> Result<Prepared, OpenError> {
     let index = Index::open(&disk)?;
-    let replay_from = index.replay_from().map_err(unreadable)?;
-    let cold = index.cold().map_err(unreadable)?;
+    let replay_from = index.replay_from()?;
+    let cold = index.cold()?;
     let wanted: Vec<u32> = cold.iter().map(|(segment, _)| *segment).collect();
     let StoreOptions { segment_size, salt, .. } = *options;
     let layout = JournalOptions { segment_size, spares: SPARES, salt };
@@ -101,19 +101,20 @@ pub fn prepare(
     tell(&found.report);
 
     // The time that the broker was stopped counts; a clock that was set back meanwhile does not.
-    let known = index.state().map_err(unreadable)?.wall;
+    let known = index.state()?.wall;
     let clock = clock.not_before(found.last_wall.max(known));
     let ledger = Ledger::new(replay_from.saturating_sub(1), cold);
-    let mut replay = Replay::new(&index, ledger, clock).map_err(unreadable)?;
+    let mut replay = Replay::new(&index, ledger, clock)?;
     for segment in &found.hot {
         replay.segment(segment)?;
     }
     let mut segments: Vec<Arc<Segment>> = found.cold.iter().chain(&found.hot).cloned().collect();
     segments.sort_unstable_by_key(|segment| segment.number());
-    let (restored, ledger) = replay.finish(&index, &segments).map_err(unreadable)?;
+    let (restored, ledger) = replay.finish(&index, &segments)?;
 
     let highest = segments.last().map_or(0, |segment| segment.number()).max(replay_from.saturating_sub(1));
     let exchange = Arc::new(Exchange::new(wakers));
+    exchange.add_damage((found.report.corrupt.len() + found.report.missing.len()) as u64);
     let handles =
         (0..exchange.shards()).map(|shard| JournalStore::new(Arc::clone(&exchange), shard, clock)).collect();
     let engine = Engine::new(Parts {

@@ -21,6 +21,7 @@ use super::restored::{
     Waiting,
 };
 use super::segment::{Entry, Segment};
+use super::survey::segment_name;
 use crate::clock::Clock;
 use crate::message::{Message, MessageId, QueueId};
 use crate::protocol::packet::{PacketId, SubscribeOptions};
@@ -87,11 +88,6 @@ impl Session {
     }
 }
 
-/// What is wrong with the index when it cannot be read at the start.
-pub(super) fn unreadable(error: IndexError) -> OpenError {
-    OpenError::Io("index.redb".to_owned(), std::io::Error::new(std::io::ErrorKind::InvalidData, error))
-}
-
 impl Replay {
     /// Begins with what the index holds.
     pub(super) fn new(index: &Index, mut ledger: Ledger, clock: Clock) -> Result<Replay, IndexError> {
@@ -154,13 +150,12 @@ impl Replay {
 
     /// Applies a hot segment.
     pub(super) fn segment(&mut self, segment: &Segment) -> Result<(), OpenError> {
-        let name = || format!("segment {}", segment.number());
+        let name = || segment_name(segment.number());
         let mut records = segment.records();
         while let Some(entry) = records.next_entry().map_err(|error| OpenError::Io(name(), error))? {
             let Entry::Record(position, bytes) = entry else { continue };
             let stored = Stored::decode(bytes).ok_or_else(|| {
-                let what = "a record that this version cannot read";
-                OpenError::Io(name(), std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+                OpenError::Damaged(name(), "a record that this version cannot read".to_owned())
             })?;
             self.apply(position, &stored);
         }

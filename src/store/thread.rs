@@ -129,6 +129,11 @@ impl Heart {
     pub fn ask(&self, question: Box<dyn Any + Send>) {
         self.0.ask(question);
     }
+
+    /// How many places were found damaged on the disk at the start, and how many messages since, that were not delivered.
+    pub fn damaged(&self) -> u64 {
+        self.0.damaged()
+    }
 }
 
 /// The thread that commits.

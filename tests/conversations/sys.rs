@@ -57,6 +57,7 @@ fn the_topics_are_mosquittos() {
         "retained messages/count",
         "store/messages/count",
         "store/messages/bytes",
+        "store/damaged",
         "load/messages/received/1min",
         "load/messages/sent/5min",
         "load/publish/received/15min",

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::connect::keep_alive_limit;
 use super::publish::Origin;
 use super::{ConnectionId, Shard};
+use crate::broker::sys::Gauges;
 use crate::broker::timers::NEVER;
 use crate::message::{Message, MessageId, MessageParts};
 use crate::protocol::packet::QoS;
@@ -94,9 +95,13 @@ impl Shard {
         if self.sys.next().is_none_or(|next| next > now) {
             return;
         }
-        let retained = self.shared.retained().count();
-        let (stats, memory) = (self.settings.stats.iter().map(|stats| stats.as_ref()), self.shared.memory());
-        let values = self.sys.update(now, stats, retained, memory);
+        let gauges = Gauges {
+            retained: self.shared.retained().count(),
+            memory: self.shared.memory(),
+            damaged: self.shared.damaged(),
+        };
+        let stats = self.settings.stats.iter().map(|stats| stats.as_ref());
+        let values = self.sys.update(now, stats, gauges);
         for (topic, value) in values {
             let message = Message::new(MessageParts {
                 id: MessageId(0),

@@ -77,7 +77,7 @@ impl From<IndexError> for OpenError {
             IndexError::Format(format) => OpenError::Format(name, u32::try_from(format).unwrap_or(u32::MAX)),
             IndexError::Io(error) => OpenError::Io(name, error),
             IndexError::NoRoom => OpenError::Io(name, io::ErrorKind::StorageFull.into()),
-            IndexError::Damaged(_) => OpenError::Io(name, io::Error::new(io::ErrorKind::InvalidData, error)),
+            IndexError::Damaged(what) => OpenError::Damaged(name, what),
         }
     }
 }

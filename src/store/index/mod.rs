@@ -14,6 +14,7 @@ mod refs;
 mod slot;
 mod state;
 mod tables;
+mod verify;
 
 use std::io;
 use std::sync::Arc;
@@ -72,9 +73,7 @@ impl Index {
     /// Opens the index of a data folder. Where there is none yet, none is made before the first segment is applied.
     ///
     /// # Errors
-    /// For a file that is not an index, of another version, or damaged ([`io::ErrorKind::InvalidData`]); those of the
-    /// disk, a full
-    /// one included.
+    /// For a file that is not an index, of another version, or damaged; those of the disk, a full one included.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<Index, OpenError> {
         let slot = Slot::open(disk)?;
         Ok(Index { slot })

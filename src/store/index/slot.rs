@@ -9,6 +9,7 @@ use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, 
 use super::IndexError;
 use super::backend::{Backend, Trouble};
 use super::tables::{self, FORMAT, FORMAT_KEY, Tables};
+use super::verify::verify;
 use crate::store::disk::{Disk, File};
 
 /// Its name in the data folder.
@@ -16,7 +17,7 @@ pub const NAME: &str = "index.redb";
 /// Its name until it holds its tables: so what has the other name is never half made.
 const NEW: &str = "index.new";
 /// redb's cache, in bytes; half of it is for what a transaction has written.
-const CACHE: usize = 8 << 20;
+pub(super) const CACHE: usize = 8 << 20;
 /// A file below this is only compacted where there is no room.
 const SMALL: u64 = 16 << 20;
 /// The file is mostly free when it has this many times what is stored: rows fill between half and all of their pages.
@@ -49,10 +50,14 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Opens what there is.
+    /// Opens what there is and is as it was written: what a disk has changed in the meantime is not to be served as
+    /// anybody's message.
     pub fn open(disk: &Arc<dyn Disk>) -> Result<Slot, IndexError> {
         let slot =
             Slot { disk: Arc::clone(disk), inner: RwLock::new(Inner::Missing), repaired: Arc::default() };
+        if disk.names()?.iter().any(|name| name == NAME) {
+            verify(disk)?;
+        }
         let inner = slot.find()?;
         *slot.inner.write().unwrap_or_else(PoisonError::into_inner) = inner;
         Ok(slot)
@@ -221,7 +226,7 @@ impl Slot {
 }
 
 /// Why redb does not take a file.
-fn unusable(error: DatabaseError) -> IndexError {
+pub(super) fn unusable(error: DatabaseError) -> IndexError {
     match error {
         DatabaseError::Storage(redb::StorageError::Io(error))
             if error.kind() == std::io::ErrorKind::InvalidData =>

@@ -416,3 +416,60 @@ fn readers_see_whole_segments_while_others_are_applied_and_the_file_made_small()
     });
     assert_eq!(ids(&index, 7).len(), 20_000);
 }
+
+/// All that an index holds.
+fn contents(index: &Index) -> Result<String, IndexError> {
+    let mut retained = Vec::new();
+    index.retained(|position, record| {
+        retained.push((position, record.to_vec()));
+        Ok::<_, IndexError>(())
+    })?;
+    let refs = index.refs(QueueId(1), None, usize::MAX)?;
+    let body = index.body(Position::new(1, 4096 + 512))?;
+    Ok(format!(
+        "{:?}",
+        (index.replay_from()?, index.cold()?, index.state()?, index.totals()?, refs, body, retained)
+    ))
+}
+
+#[test]
+fn a_byte_that_is_wrong_is_refused_or_of_no_consequence() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(&dir);
+    let index = Index::open(&disk).unwrap();
+    for segment in 1..=2 {
+        let mut script = Script::new(segment);
+        script.session(1);
+        for id in 0..40 {
+            script.message(u64::from(segment) * 100 + id, &[1]);
+        }
+        script.publish(u64::from(segment) * 1000, &[1], u64::from(segment), b"retained");
+        script.apply(&index).unwrap();
+    }
+    index.evacuate(1, |_| Ok(vec![7; 300])).unwrap();
+    let expected = contents(&index).unwrap();
+    drop(index);
+    let path = dir.path().join("data/index.redb");
+    let sound = fs::read(&path).unwrap();
+    let mut rng = fastrand::Rng::with_seed(1);
+    // Most of the file is room to grow; all that counts is where there is something.
+    let filled: Vec<usize> = (0..sound.len()).filter(|at| *at < 320 || sound[*at] != 0).collect();
+    let (mut refused, mut tried) = (0, 0);
+    let mut seen = 0;
+    while seen < filled.len() {
+        let at = filled[seen];
+        seen += if at < 320 { 1 } else { rng.usize(1..800) };
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1 << rng.u8(..8);
+        fs::write(&path, &bytes).unwrap();
+        tried += 1;
+        match Index::open(&disk) {
+            Ok(index) => assert_eq!(contents(&index).unwrap(), expected, "byte {at}"),
+            Err(OpenError::Damaged(..) | OpenError::Foreign(_)) => refused += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    assert!(refused > 60, "{refused} of {tried}");
+    fs::write(&path, &sound).unwrap();
+    assert_eq!(contents(&Index::open(&disk).unwrap()).unwrap(), expected);
+}
