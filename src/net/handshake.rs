@@ -226,9 +226,8 @@ impl Entrance {
         // The threads are gone with the server.
         let Ok(verdict) = verdict else { return };
         match verdict {
-            Ok(mut principal) => {
+            Ok(principal) => {
                 let permit = door.gate.connect_or_take_over();
-                principal.local = door.allow_anonymous && door.is_local();
                 let accepted = Accepted { size, permit, assigned, principal, home };
                 self.bring_home(shell, accepted, address, (door, doorway));
             }

@@ -49,7 +49,7 @@ pub enum Mail {
 pub struct Reload {
     /// The shard's own rules, if they change.
     pub rules: Option<Rules>,
-    /// Doors that may not let in any more who came by them: who did is to be looked at.
+    /// Doors that may not let in any more who came by them, or make other clients of them: who did is to be looked at.
     pub recheck: Vec<Arc<Door>>,
     /// Who says whether passwords that were right still are.
     pub auth: Arc<Auth>,

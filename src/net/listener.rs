@@ -94,13 +94,15 @@ impl Door {
         }
     }
 
-    /// Whether only processes of this machine can come by it.
+    /// Whether it lets anybody in, and only processes of this machine can come by it: its clients are
+    /// [local](crate::principal::Principal::local).
     pub fn is_local(&self) -> bool {
-        match &self.address {
-            // A proxy of this machine speaks for others.
-            Bind::Tcp(address) => address.ip().is_loopback() && self.proxies.is_none(),
-            Bind::Unix { .. } => self.proxies.is_none(),
-        }
+        let is_near = match &self.address {
+            Bind::Tcp(address) => address.ip().is_loopback(),
+            Bind::Unix { .. } => true,
+        };
+        // A proxy of this machine speaks for others.
+        is_near && self.proxies.is_none() && self.allow_anonymous
     }
 }
 

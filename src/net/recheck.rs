@@ -1,6 +1,7 @@
 //! After a reload: whoever came with a certificate that its listener accepts no longer, with a password that is not the
-//! user's any more, or with nothing where that is no longer enough, is disconnected, and nobody else notices. Checking a
-//! certificate takes a while, so others have the thread in between.
+//! user's any more, or with nothing where that is no longer enough, is disconnected; whoever is a local client no longer
+//! loses the rights of one, and nobody else notices. Checking a certificate takes a while, so others have the thread in
+//! between.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,9 +48,18 @@ fn look(state: &mut State, id: ConnectionId, reload: &Reload) {
     let door = reload.recheck.iter().find(|door| socket.seat.is_of(&door.gate));
     let Some(principal) = state.shard.principal(id) else { return };
     let objection = door.and_then(|door| objection(door, &socket.transport, principal));
+    let now = Instant::now();
     if let Some(why) = objection.or_else(|| withdrawn(&reload.auth, principal)) {
-        state.shard.close(Instant::now(), id, no_longer(why));
+        state.shard.close(now, id, no_longer(why));
+    } else if let Some(door) = door {
+        state.shard.set_local(now, id, door.is_local());
     }
+}
+
+/// Whether a client is a [local](Principal::local) one, as its listener is now. A reload from here on finds it among the
+/// connections.
+pub(super) fn is_local((_, doorway): &(Arc<Door>, Doorway)) -> bool {
+    doorway.borrow().is_local()
 }
 
 /// Why a reload that came between a client's handshake and its CONNACK would not let it in.

@@ -182,7 +182,8 @@ impl Shell {
         if self.stopping.get() {
             return;
         }
-        let Arrival { transport, door, frame, rest, assigned, principal, address, permit } = arrival;
+        let Arrival { transport, door, frame, rest, assigned, mut principal, address, permit } = arrival;
+        principal.local = recheck::is_local(&door);
         // It was decoded once before, to learn whose it is.
         let Ok(Packet::Connect(connect)) = codec::decode(Version::V5, &frame) else { return };
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);

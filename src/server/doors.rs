@@ -89,7 +89,8 @@ pub(super) struct Plan {
 pub(super) struct Changes {
     /// For each new listener, one for each shard.
     pub(super) added: Vec<Vec<Listener>>,
-    /// Doors whose TLS is another one or where nobody is anonymous any more: who came by them is to be looked at.
+    /// Doors whose TLS is another one, where nobody is anonymous any more, or whose clients are local where they were not
+    /// or the other way round: who came by them is to be looked at.
     pub(super) recheck: Vec<Arc<Door>>,
 }
 
@@ -282,7 +283,8 @@ impl Opened {
         door.gate.set_most(self.config.max_connections);
         let before = self.door.send_replace(door.clone());
         let fewer = before.allow_anonymous && !door.allow_anonymous;
-        (fewer || !door.is_tls_of(&before)).then_some(door)
+        let other = before.is_local() != door.is_local() || !door.is_tls_of(&before);
+        (fewer || other).then_some(door)
     }
 }
 

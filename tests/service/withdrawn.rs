@@ -10,6 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::hmac;
 use weirmq::auth::hash::Hash;
 use weirmq::protocol::packet::*;
+use weirmq::protocol::properties::Properties;
 use weirmq::protocol::reason::ReasonCode;
 
 use crate::authority::{Authority, replace};
@@ -104,6 +105,60 @@ fn anonymous_clients_go_when_their_listener_takes_them_no_more() {
     reload(&process, " reloaded");
     assert_eq!(certified.expect_disconnect(), ReasonCode::NotAuthorized);
     ann.ping();
+}
+
+/// The code of the SUBACK.
+fn subscribing(client: &mut Client, filter: &str) -> u8 {
+    let mut raw = Vec::new();
+    let filters = SubscribeFilters::encode([(filter, options(QoS::AtMostOnce))], &mut raw);
+    let (packet_id, properties) = (PacketId::MIN, Properties::EMPTY);
+    client.send(&Packet::Subscribe(Subscribe { packet_id, properties, filters }));
+    let suback = client.wait_for(|packet| matches!(packet, Packet::SubAck(_)));
+    let Packet::SubAck(suback) = suback.packet() else { panic!("a SUBACK") };
+    suback.reasons[0]
+}
+
+/// The code of the UNSUBACK.
+fn unsubscribing(client: &mut Client, filter: &str) -> u8 {
+    let mut raw = Vec::new();
+    let filters = UnsubscribeFilters::encode([filter], &mut raw);
+    let (packet_id, properties) = (PacketId::MIN, Properties::EMPTY);
+    client.send(&Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters }));
+    let unsuback = client.wait_for(|packet| matches!(packet, Packet::UnsubAck(_)));
+    let Packet::UnsubAck(unsuback) = unsuback.packet() else { panic!("an UNSUBACK") };
+    unsuback.reasons[0]
+}
+
+#[test]
+fn who_is_a_local_client_no_longer_loses_the_statistics_and_nothing_else() {
+    const NOT_AUTHORISED: u8 = ReasonCode::NotAuthorized as u8;
+    const NONE_EXISTED: u8 = ReasonCode::NoSubscriptionExisted as u8;
+    let (process, _authority) = start();
+    let plain = process.addresses[0];
+    let mut ann = accepted(log_in(plain, Some("ann"), Some("ann"), "ann"));
+    let shared = "$share/g/$SYS/#";
+    for filter in ["$SYS/#", shared, "t"] {
+        assert_eq!(subscribing(&mut ann, filter), 0, "{filter}");
+    }
+    let file = process.folder.path().join("weirmq.toml");
+    let before = fs::read_to_string(&file).expect("a configuration");
+    // It lets in none but users, or somebody may speak for those who come.
+    let proxied = "allow_anonymous = true\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
+    for other in ["", proxied] {
+        edit(process.folder.path(), "allow_anonymous = true\n", other);
+        reload(&process, " reloaded");
+        for filter in ["$SYS/#", shared] {
+            assert_eq!(unsubscribing(&mut ann, filter), NONE_EXISTED, "{filter}");
+            assert_eq!(subscribing(&mut ann, filter), NOT_AUTHORISED, "{filter}");
+        }
+        assert_eq!(ann.publish("t", QoS::AtLeastOnce, b"still"), ReasonCode::Success);
+        ann.wait_for(|packet| matches!(packet, Packet::Publish(publish) if publish.topic == "t"));
+        replace(&file, &before);
+        reload(&process, " reloaded");
+        for filter in ["$SYS/#", shared] {
+            assert_eq!(subscribing(&mut ann, filter), 0, "{filter}");
+        }
+    }
 }
 
 fn token(secret: &str) -> String {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Shard;
+use super::{ConnectionId, Shard, live};
 use crate::acl::{Owner, Who};
 use crate::broker::access;
 use crate::broker::guard::UNDECIDED;
@@ -80,7 +80,7 @@ impl Shard {
         acl.is_selective(&session.principal).then(|| Arc::new(session.owner()))
     }
 
-    /// A client is back, by what may be another token: what its session holds is asked for anew.
+    /// A client is back, by what may be another token, or has other rights: what its session holds is asked for anew.
     pub(super) fn check_resumed(&mut self, now: Instant, index: u32) {
         if self.core.rules.acl.is_none() {
             return;
@@ -88,6 +88,17 @@ impl Shard {
         self.drop_unreadable(now, index);
         self.guard_sessions(&[index]);
         self.sessions[index as usize].asked_by = UNDECIDED as u32;
+    }
+
+    /// Whether the client of a connection is a [local](crate::principal::Principal::local) one from now on.
+    pub fn set_local(&mut self, now: Instant, connection: ConnectionId, is_local: bool) {
+        let session = live(&mut self.sessions, connection);
+        let Some(session) = session.filter(|session| session.principal.local != is_local) else { return };
+        session.principal.local = is_local;
+        let index = connection.session;
+        self.check_resumed(now, index);
+        self.introduce(index);
+        self.after_progress(index);
     }
 
     /// Ends the subscriptions of a session that can bring nothing any more.
