@@ -160,6 +160,42 @@ fn a_crowd_that_is_silent_or_trickles_keeps_nobody_out() {
     println!("{came:?} clients came in among {} strangers, the longest took {longest:?}", 3 * held);
 }
 
+/// Strangers shake hands one after another, hold on, and say nothing more or half a CONNECT, while clients come and go.
+fn shakes_hands_and_holds_on(what: &str, limits: &str, many: usize, held: impl Fn(usize) -> bool) {
+    let process = Process::start(&format!("{LISTENERS}{limits}"), dev_certs);
+    let idle = opened(&process);
+    let mut steady = Client::connect(process.addresses[0], Version::V5, "steady");
+    let (came, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut crowd = Vec::new();
+    let longest = thread::scope(|scope| {
+        let clients = scope.spawn(|| clients_come_and_go(&process, &came, &done));
+        for number in 0..many {
+            while number >= PACE * (came.load(Relaxed) + 1) && !clients.is_finished() {
+                thread::yield_now();
+            }
+            let says = if number % 2 == 0 { &[][..] } else { ANNOUNCED };
+            crowd.push(shakes_hands(number, &process, says));
+        }
+        done.store(true, Relaxed);
+        steady.ping();
+        clients.join().expect("every client came in")
+    });
+    eventually("the bound holds", || held(opened(&process).saturating_sub(idle)));
+    steady.ping();
+    println!("{what}: {came:?} clients came in among {many} hands shaken, the longest took {longest:?}");
+    // Long enough for clients over TLS to have been among them.
+    assert!(came.load(Relaxed) >= 8, "only {came:?} clients");
+}
+
+#[test]
+fn a_crowd_that_shakes_hands_and_says_no_more_keeps_nobody_out() {
+    let many = count("WEIRMQ_TLS_CROWD", 600);
+    // What makes room is the bound, and no deadline; and then there is room for all.
+    let bounded = "[limits]\nconnect_timeout = \"10m\"\n";
+    shakes_hands_and_holds_on("bounded", bounded, many, |opened| opened <= 520);
+    shakes_hands_and_holds_on("with room for all", RAISED, many, |opened| opened + SLACK >= many);
+}
+
 /// Asserts that each of so many connections takes no more of a fresh broker than `most` bytes of resident memory, while
 /// clients come in.
 fn each_costs<T>(what: &str, many: usize, most: usize, mut open: impl FnMut(usize, &Process) -> T) {
