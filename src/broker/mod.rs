@@ -6,7 +6,6 @@ pub mod group;
 mod guard;
 pub mod ids;
 pub mod interest;
-mod level;
 mod lookup;
 mod members;
 pub mod outbox;

@@ -1,5 +1,7 @@
 //! What a publish costs that nobody takes, beside so many filters that do not match it, and what a filter takes of memory.
-//! Every 32nd message goes to somebody, which tells that those before it are done.
+//! Once with topics of the same two sites however many others there are, which tells what the number of filters costs; once
+//! with topics of all sites, which tells what it costs besides that fewer and fewer of the filters a topic comes by stand in
+//! the processor's caches. Every 32nd message goes to somebody, which tells that those before it are done.
 
 use std::error::Error;
 use std::io;
@@ -29,6 +31,8 @@ pub const COLUMNS: &[Column] = &[
 const HOLDERS: usize = 1_000;
 /// How many filters there are under each site.
 const PER_SITE: usize = 400;
+/// The sites whose topics are published, where those are not all of them: there with the fewest filters already.
+const SAME_SITES: usize = 2;
 /// Topics that nobody takes: enough that a broker remembers few of them.
 const STRANGERS: usize = 200_000;
 const STRANGERS_PER_MARK: usize = 31;
@@ -48,8 +52,18 @@ struct Strangers {
     next: usize,
 }
 
-pub fn run(peer: &Peer, filters: u64, window: Duration) -> Outcome {
+/// Topics of the same few sites.
+pub fn elsewhere(peer: &Peer, filters: u64, window: Duration) -> Outcome {
+    run(peer, filters as usize, SAME_SITES, window)
+}
+
+/// Topics of all sites.
+pub fn anywhere(peer: &Peer, filters: u64, window: Duration) -> Outcome {
     let filters = filters as usize;
+    run(peer, filters, filters.div_ceil(PER_SITE), window)
+}
+
+fn run(peer: &Peer, filters: usize, sites: usize, window: Duration) -> Outcome {
     let broker = Broker::start(peer, &Setup::default())?;
     let mut metrics = Metrics::default();
     let holders: Vec<_> = (0..HOLDERS).map(|i| Client::new(format!("holder-{i}"), Vec::new())).collect();
@@ -60,7 +74,7 @@ pub fn run(peer: &Peer, filters: u64, window: Duration) -> Outcome {
     metrics.set("filters_per_second", filters as f64 / start.elapsed().as_secs_f64());
     let after = Memory::of(broker.pid())?.resident;
     metrics.set("resident_bytes_per_filter", (after - before) / filters as f64);
-    publish(&broker, &mut Strangers::new(filters), window, &mut metrics)?;
+    publish(&broker, &mut Strangers::new(sites), window, &mut metrics)?;
     Ok(metrics)
 }
 
@@ -169,10 +183,9 @@ fn receive(clients: &mut Clients, tally: &mut Tally) -> io::Result<bool> {
 }
 
 impl Strangers {
-    fn new(filters: usize) -> Strangers {
+    fn new(sites: usize) -> Strangers {
         let mut random = fastrand::Rng::with_seed(11);
         let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(STRANGERS));
-        let sites = filters.div_ceil(PER_SITE);
         for number in 0..STRANGERS {
             let (site, unit) = (random.usize(..sites), random.usize(..100));
             let head = wire::publish_head(&format!("site/{site}/dev/{unit}/temp/{number}"), 0, PAYLOAD);
