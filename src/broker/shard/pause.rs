@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{ConnectionId, Shard, Step, Taken, live};
+use super::receive::{Step, Taken};
+use super::{ConnectionId, Shard, live};
 use crate::protocol::codec;
 use crate::protocol::packet::Version;
 use crate::protocol::reason::{ProtocolError, ReasonCode};

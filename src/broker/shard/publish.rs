@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ConnectionId, Shard, Taken, rate};
+use super::receive::Taken;
+use super::{ConnectionId, Shard, rate};
 use crate::broker::access;
 use crate::broker::outbox::Item;
 use crate::broker::retained::Retained;

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 
-use super::{Attach, ConnectionId, Shard, Step};
+use super::receive::Step;
+use super::{Attach, ConnectionId, Shard};
 use crate::broker::waiters::Waiter;
 use crate::flow::bucket::Own;
 use crate::flow::registry::{Subject, Verdict};
