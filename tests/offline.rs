@@ -150,7 +150,7 @@ fn lines_that_cannot_be_taken_are_named() {
     let session = "{\"type\":\"session\",\"client_id\":\"x\",\"expiry\":null}\n";
     done(&store("import", &folder("c"), session));
     failed(&store("import", &folder("c"), session), "line 1: there is a session of \"x\" already");
-    failed(&store("check", &folder("missing"), ""), "No such file");
-    failed(&store("export", &folder("missing"), ""), "No such file");
+    failed(&store("check", &folder("missing"), ""), "missing: No such file");
+    failed(&store("export", &folder("missing"), ""), "missing: No such file");
     assert!(!folder("missing").exists());
 }

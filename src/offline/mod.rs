@@ -111,6 +111,9 @@ pub fn run(args: &StoreArgs, now: (Instant, SystemTime)) -> ExitCode {
 
 /// What is missing is not made by looking at it.
 fn must_exist(folder: &Path) -> Result<(), Failure> {
-    let kind = folder.metadata()?;
-    if kind.is_dir() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::NotADirectory).into()) }
+    let kind = folder.metadata().and_then(|kind| match kind.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    kind.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())).into())
 }
