@@ -54,6 +54,8 @@ pub struct Sim {
     /// PUBLISH packets that this broker has dealt with, and those that may have been repeats.
     pub taken: u64,
     pub retaken: u64,
+    /// How long the longest queue was that the last start found.
+    pub longest_restored: u64,
     /// What earlier starts of the broker dropped, by reason.
     pub past_drops: BTreeMap<&'static str, u64>,
 }
@@ -83,6 +85,7 @@ impl Sim {
             stopping: false,
             taken: 0,
             retaken: 0,
+            longest_restored: 0,
             past_drops: BTreeMap::new(),
             rng,
             plan,

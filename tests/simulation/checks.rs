@@ -40,7 +40,11 @@ impl Sim {
         assert!(census.largest_outbound <= outbound, "an outbound buffer over {outbound}: {census:?}");
         let durable = if self.plan.rule.max_messages == 0 { u64::MAX } else { self.plan.rule.max_messages };
         let given = GROUPS.len() as u64 * u64::from(limits.max_inflight);
-        let longest = durable.max(limits.transient_queue_messages as u64).saturating_add(given);
+        // What was recorded and had not reached its queue when the broker ended is there now, though the newest is dropped
+        // where it arrives. Where publishers are refused, every place was reserved.
+        let reserves = self.plan.rule.overflow == Overflow::Reject;
+        let restored = if reserves { 0 } else { self.longest_restored };
+        let longest = durable.max(limits.transient_queue_messages as u64).max(restored).saturating_add(given);
         // What is on disk is over its limit until a page has told which the oldest are.
         let trims = self.plan.store != Backing::Memory && self.plan.rule.overflow == Overflow::DropOldest;
         assert!(trims || census.longest_queue as u64 <= longest, "a queue over {longest}: {census:?}");

@@ -102,6 +102,9 @@ impl Sim {
         self.forget_broker();
         self.plan.shards = shards;
         self.resolve(&restored, &promised);
+        let sessions = restored.sessions.iter().map(|session| session.waiting.messages);
+        let waiting = sessions.chain(restored.groups.iter().map(|group| group.waiting.messages));
+        self.longest_restored = waiting.max().unwrap_or_default();
         self.store = store;
         let seed = self.rng.u64(..);
         let broker = Broker::start(&self.plan, seed, &self.store, restored, self.now);
