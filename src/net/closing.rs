@@ -55,10 +55,16 @@ fn part_in_background(
     outbound: Outbound,
     seat: Option<Seat>,
 ) {
+    // Whoever comes again and again only to be sent away must not hold more than those who have yet to come in. At the end
+    // of all, nobody comes.
+    let is_crowded = shell.closing.get() >= shell.limits().max_handshakes && !shell.stopping.get();
+    // It is told then, and nobody waits until it has heard.
+    let patience = if is_crowded { Duration::ZERO } else { LINGER };
     shell.closing.set(shell.closing.get() + 1);
     let shell = shell.clone();
     spawn_local(async move {
-        linger(stream, transport, outbound).await;
+        // A failure or the time's end means that the peer will not read it.
+        let _ = timeout(patience, part(stream, transport, outbound)).await;
         drop(seat);
         shell.closed_one();
     });
@@ -66,7 +72,6 @@ fn part_in_background(
 
 /// Writes what is left, ends the stream and waits for the peer to do so, for a limited time.
 pub(super) async fn linger(stream: Stream, transport: Transport, outbound: Outbound) {
-    // A failure or the time's end means that the peer will not read it.
     let _ = timeout(LINGER, part(stream, transport, outbound)).await;
 }
 

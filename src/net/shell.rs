@@ -67,7 +67,7 @@ pub(super) struct Shell {
     pub(super) closing: Cell<usize>,
     accepting: RefCell<Vec<JoinHandle<()>>>,
     /// The server stops: nobody comes in any more.
-    stopping: Cell<bool>,
+    pub(super) stopping: Cell<bool>,
     /// The last socket is closed.
     drained: Notify,
     /// A task panicked within a turn.

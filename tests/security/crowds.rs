@@ -196,6 +196,37 @@ fn a_crowd_that_shakes_hands_and_says_no_more_keeps_nobody_out() {
     shakes_hands_and_holds_on("with room for all", RAISED, many, |opened| opened + SLACK >= many);
 }
 
+#[test]
+fn whoever_is_sent_away_and_stays_takes_no_more_than_those_who_come_in() {
+    let limits = "[limits]\nconnect_timeout = \"10m\"\nmax_handshakes = 20\nmax_connections = 1\n";
+    let process = Process::start(&format!("{LISTENERS}{limits}"), dev_certs);
+    let idle = opened(&process);
+    let mut one = Client::connect(process.addresses[0], Version::V5, "one");
+    let (mut most, mut crowd) = (0, Vec::new());
+    for number in 0..300 {
+        let mut client = Client::over(stranger(number, process.addresses[0]), Version::V5);
+        if number % 2 == 0 {
+            // It takes the connection over, and the one before hears of it and does not go.
+            client.hello("one");
+            std::mem::swap(&mut client, &mut one);
+        } else {
+            // There is room for one.
+            client.send(&Packet::Connect(connect(Version::V5, &format!("other-{number}"), true)));
+            assert_eq!(client.refused(), ReasonCode::ServerBusy);
+        }
+        crowd.push(client);
+        most = most.max(opened(&process).saturating_sub(idle));
+    }
+    one.ping();
+    println!("{most} descriptors at most for {} who were sent away", crowd.len());
+    // As many as there may be handshakes, in each shard, and the one that is in.
+    assert!(most <= 2 * 20 + 20 + 1 + SLACK, "{most} descriptors");
+    // What they were told is theirs all the same.
+    for (number, mut client) in crowd.into_iter().enumerate().filter(|(number, _)| number % 2 == 0) {
+        assert_eq!(client.expect_disconnect(), ReasonCode::SessionTakenOver, "{number}");
+    }
+}
+
 /// Asserts that each of so many connections takes no more of a fresh broker than `most` bytes of resident memory, while
 /// clients come in.
 fn each_costs<T>(what: &str, many: usize, most: usize, mut open: impl FnMut(usize, &Process) -> T) {
