@@ -160,6 +160,15 @@ fn a_crowd_that_is_silent_or_trickles_keeps_nobody_out() {
     println!("{came:?} clients came in among {} strangers, the longest took {longest:?}", 3 * held);
 }
 
+/// Says that it is over, also where it is so because something failed.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Strangers shake hands one after another, hold on, and say nothing more or half a CONNECT, while clients come and go.
 fn shakes_hands_and_holds_on(what: &str, limits: &str, many: usize, held: impl Fn(usize) -> bool) {
     let process = Process::start(&format!("{LISTENERS}{limits}"), dev_certs);
@@ -169,6 +178,7 @@ fn shakes_hands_and_holds_on(what: &str, limits: &str, many: usize, held: impl F
     let mut crowd = Vec::new();
     let longest = thread::scope(|scope| {
         let clients = scope.spawn(|| clients_come_and_go(&process, &came, &done));
+        let ends = Ends(&done);
         for number in 0..many {
             while number >= PACE * (came.load(Relaxed) + 1) && !clients.is_finished() {
                 thread::yield_now();
@@ -176,7 +186,7 @@ fn shakes_hands_and_holds_on(what: &str, limits: &str, many: usize, held: impl F
             let says = if number % 2 == 0 { &[][..] } else { ANNOUNCED };
             crowd.push(shakes_hands(number, &process, says));
         }
-        done.store(true, Relaxed);
+        drop(ends);
         steady.ping();
         clients.join().expect("every client came in")
     });
