@@ -15,7 +15,8 @@ pub struct Limits {
     pub max_packet_size: u32,
     /// Time from accepting a socket to sending CONNACK, TLS and WebSocket handshakes included.
     pub connect_timeout: Duration,
-    /// Connections that may be between accept and CONNACK at once.
+    /// Connections that may be between accept and CONNACK at once; and in each shard those that were sent away and are
+    /// waited for until they have heard why.
     pub max_handshakes: usize,
     /// The same, for one remote address.
     pub max_handshakes_per_address: usize,

@@ -1,7 +1,7 @@
 //! A password file: who there is, and the hash of each password. Whatever is odd in it makes it unusable, with the line
 //! that is wrong: half of a file must not become all of the users.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -25,8 +25,13 @@ const MOST_REMEMBERED: usize = 100_000;
 /// The users of a password file, with what is remembered of those who have logged in.
 pub struct Passwords {
     users: HashMap<Arc<str>, Hash>,
-    /// Costs as much as the costliest of the file: for users that there are not.
+    /// Costs as much as the costliest of the file, and is of nobody.
     dummy: Hash,
+    /// Of each cost in the file a hash of nobody's, and how many users there are up to that one: for users that there are
+    /// not.
+    costs: Vec<(u64, Hash)>,
+    /// Chooses among them.
+    chooser: hmac::Key,
     key: hmac::Key,
     /// Of each user the MAC of the password that was right: comparing it costs next to nothing, and it says nothing to
     /// anybody who does not have the key, which lives in this memory alone.
@@ -83,11 +88,15 @@ impl Passwords {
                 return Err(wrong(format!("the user {user:?} is there already")));
             }
         }
-        let costliest = users.values().max_by_key(|hash| hash.cost()).map(Hash::nobodys);
-        let dummy = costliest.ok_or_else(|| (0, "no user in it".to_owned()))?;
+        let first = users.iter().min_by_key(|(user, _): &(&Arc<str>, _)| *user);
+        // A secret that is the same the next time, so that a name that there is not keeps its cost.
+        let chooser = first.map(|(_, hash)| hmac::Key::new(hmac::HMAC_SHA256, hash.encode().as_bytes()));
+        let costs = costs_of(users.values());
+        let dummy = costs.last().map(|(_, hash)| hash.clone());
+        let (chooser, dummy) = chooser.zip(dummy).ok_or_else(|| (0, "no user in it".to_owned()))?;
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| (0, "the system has no randomness".to_owned()))?;
-        Ok(Passwords { users, dummy, key, remembered: Mutex::default(), doubt: None })
+        Ok(Passwords { users, dummy, costs, chooser, key, remembered: Mutex::default(), doubt: None })
     }
 
     /// How many users there are.
@@ -100,12 +109,34 @@ impl Passwords {
         self.users.is_empty()
     }
 
+    /// What a user that there is not is held against: always the same, of a cost that is as frequent among such names as it
+    /// is among users. So what a failure costs does not tell which names there are.
+    fn stand_in(&self, user: &str) -> &Hash {
+        let tag = hmac::sign(&self.chooser, user.as_bytes());
+        let number = tag.as_ref().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let number = number % (self.users.len() as u64).max(1);
+        self.costs.iter().find(|(up_to, _)| number < *up_to).map_or(&self.dummy, |(_, hash)| hash)
+    }
+
     fn remember(&self, user: &Arc<str>, password: &[u8]) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() < MOST_REMEMBERED || remembered.contains_key(user) {
             remembered.insert(user.clone(), hmac::sign(&self.key, &said(user, password)));
         }
     }
+}
+
+/// The costs that there are, the least first, each with the number of hashes up to it.
+fn costs_of<'a>(hashes: impl Iterator<Item = &'a Hash>) -> Vec<(u64, Hash)> {
+    let mut costs = BTreeMap::new();
+    for hash in hashes {
+        costs.entry((hash.cost(), hash.memory())).or_insert_with(|| (0, hash.nobodys())).0 += 1;
+    }
+    let up_to = costs.into_values().scan(0, |sum, (count, hash)| {
+        *sum += count;
+        Some((*sum, hash))
+    });
+    up_to.collect()
 }
 
 fn proved(user: &Arc<str>, hash: &Hash) -> Principal {
@@ -136,7 +167,9 @@ impl Method for Passwords {
             return Judgement::Wrong("a user name and a password are needed");
         };
         let known = self.users.get_key_value(user);
-        let hash = known.map_or(&self.dummy, |(_, hash)| hash);
+        // Looked for in any case: that takes time, too.
+        let stand_in = self.stand_in(user);
+        let hash = known.map_or(stand_in, |(_, hash)| hash);
         // Both are worked out in full, whoever it is.
         let is_right = work.compare(hash, password) & known.is_some();
         if let Some((user, hash)) = known.filter(|_| is_right) {
@@ -144,7 +177,7 @@ impl Method for Passwords {
             return Judgement::Right(proved(user, hash));
         }
         if hash.cost() < self.dummy.cost() {
-            // To fail costs the same for every name, so that its time does not tell which ones there are.
+            // Nobody can try passwords faster where a hash is cheap.
             work.compare(&self.dummy, password);
         }
         Judgement::Wrong("the user and the password do not go together")

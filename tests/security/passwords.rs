@@ -162,16 +162,29 @@ fn to_fail_is_the_same_work_whoever_it_is_and_to_come_back_is_none() {
         assert_eq!(enters(&server, user, password), comes_in, "{user}");
         server.auth_work().cost - before.cost
     };
-    let nobody = cost_of("nobody", "right", false);
-    assert_eq!(nobody, dear.cost(), "as much as the costliest");
-    assert_eq!(cost_of("bob", "wrong", false), nobody);
-    // It has failed by the cheap hash already, and pays the rest.
-    assert_eq!(cost_of("ann", "wrong", false), nobody + cheapest.cost());
+    // Besides its own it pays the costliest.
+    let (by_cheap, by_dear) = (cheapest.cost() + dear.cost(), dear.cost());
+    assert_eq!(cost_of("ann", "wrong", false), by_cheap);
+    assert_eq!(cost_of("bob", "wrong", false), by_dear);
+    // Names that there are not cost as much as one that there is, always the same and some this, some that: what a failure
+    // costs tells nothing of who there is.
+    let names: Vec<String> = (0..24).map(|number| format!("nobody-{number}")).collect();
+    let costs: Vec<u64> = names.iter().map(|name| cost_of(name, "right", false)).collect();
+    assert!(costs.iter().all(|cost| [by_cheap, by_dear].contains(cost)), "{costs:?}");
+    let cheap_ones = costs.iter().filter(|cost| **cost == by_cheap).count();
+    assert!((4..=20).contains(&cheap_ones), "{costs:?}");
+    assert!(names.iter().zip(&costs).all(|(name, cost)| cost_of(name, "wrong", false) == *cost));
+    let reopened = serve_users(folder.path().join("users"), false);
+    for (name, cost) in names.iter().zip(costs) {
+        let before = reopened.auth_work();
+        assert!(!enters(&reopened, name, "right"));
+        assert_eq!(reopened.auth_work().cost - before.cost, cost, "after a restart");
+    }
     assert_eq!(cost_of("ann", "right", true), cheapest.cost());
     assert_eq!(cost_of("bob", "right", true), dear.cost());
     for _ in 0..3 {
         assert_eq!(cost_of("ann", "right", true) + cost_of("bob", "right", true), 0, "remembered");
-        assert_eq!(cost_of("bob", "wrong", false), nobody, "what is remembered is the right one alone");
+        assert_eq!(cost_of("bob", "wrong", false), by_dear, "what is remembered is the right one alone");
     }
 }
 
