@@ -92,6 +92,13 @@ impl Header {
         bytes
     }
 
+    /// Whether a store can have written it: numbers rise, and what was on disk when a segment was made is what it goes on from.
+    pub fn is_possible(&self) -> bool {
+        let Identity { number, previous, previous_end, durable, .. } = self.identity;
+        let next = self.ending.map_or(0, |ending| ending.next);
+        previous < number && durable <= Position::new(previous, previous_end) && (next == 0 || next > number)
+    }
+
     /// Reads one.
     pub fn decode(bytes: &[u8; HEADER as usize]) -> Found {
         let mut halves = bytes.chunks_exact(HALF);
@@ -228,6 +235,22 @@ mod tests {
             Header::decode(&Header { ending, ..ended }.encode()),
             Found::Header(Header { ending: None, ..ended })
         );
+    }
+
+    #[test]
+    fn what_no_store_can_have_written_is_told() {
+        let [open, ended] = HEADERS;
+        assert!(open.is_possible() && ended.is_possible());
+        let later = Identity { previous: 3, ..open.identity };
+        let itself = Identity { previous: 2, ..open.identity };
+        let ahead = Identity { durable: Position::new(1, 5008), ..open.identity };
+        for identity in [later, itself, ahead] {
+            assert!(!Header { identity, ..open }.is_possible());
+        }
+        for next in 1..=2 {
+            let ending = Some(Ending { end: 6000, next, wall: 123 });
+            assert!(!Header { ending, ..ended }.is_possible());
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::frame::{Key, Kind, framed};
 use super::header::{Ending, HEADER, Header, Identity};
 use super::repair::{self, Listing};
 use super::segment::Segment;
-use super::survey::{Chain, Known, Part, segment_name};
+use super::survey::{self, Chain, Known, Part, segment_name};
 
 /// What a restart found.
 #[derive(Debug, Default)]
@@ -75,6 +75,7 @@ pub(super) fn recover(
     let mut parts = parts.collect::<Result<Vec<_>, _>>()?;
     let mut report = Report::default();
     let salt = agree(disk, &mut parts, salt, &mut report)?;
+    survey::doubt(&mut parts);
 
     let hot = parts.split_off(parts.partition_point(|part| part.number < replay_from));
     let chain = Chain::link(hot, replay_from);
@@ -165,6 +166,7 @@ impl Restart<'_> {
         if let Some(first) = self.chain.parts.first() {
             self.known.durable = self.known.durable.max(Position::new(first.number, HEADER as u32));
         }
+        self.known.durable = self.chain.within(self.known.durable);
         Ok(())
     }
 
@@ -198,7 +200,8 @@ impl Restart<'_> {
             let torn = match left {
                 Some(left) => left.saturating_sub(end),
                 None if part.len < u64::from(part.identity.len) => {
-                    u64::from(part.identity.len).saturating_sub(end)
+                    // No frame has room in what is less than eight bytes.
+                    (u64::from(part.identity.len) / 8 * 8).saturating_sub(end)
                 }
                 None if frames.is_blank().map_err(part.failed())? => 0,
                 None => {
@@ -243,6 +246,9 @@ impl Restart<'_> {
                 Some(end) => end,
                 None => part.extent().map_err(part.failed())?,
             };
+            if part.lost {
+                part.identity.len = end as u32;
+            }
             let ending = part.ending.unwrap_or(Ending { end: end as u32, next: 0, wall: self.known.wall });
             let next = moved.filter(|_| last).unwrap_or(ending.next);
             let header = Header { identity: part.identity, ending: Some(Ending { next, ..ending }) };

@@ -8,11 +8,11 @@ use super::Position;
 use super::disk::Disk;
 use super::error::OpenError;
 use super::frame::{Key, Kind, Mark, framed};
-use super::header::{Found, HEADER, Header};
+use super::header::{Ending, Found, HEADER, Header, Identity};
 use super::journal::{Journal, JournalOptions};
 use super::journal_tests::{OPTIONS, commit, open, payloads, records};
 use super::ramdisk::RamDisk;
-use super::recovery::{Opened, Report};
+use super::recovery::{Damage, Opened, Report};
 use super::segment::Spare;
 
 /// Small, so that every byte can be tried.
@@ -267,6 +267,108 @@ fn sound_records_of_a_damaged_segment_keep_their_places() {
     let got: Vec<Position> = records(&opened.hot).into_iter().map(|(position, _)| position).collect();
     assert_eq!(got[..2], positions);
     assert_eq!(journal.segment(1).unwrap().record(positions[1]).unwrap(), b"six");
+}
+
+/// A segment that no store has written: its header, a record and nothing else.
+fn forged(identity: Identity, ending: Option<Ending>, record: &[u8]) -> Vec<u8> {
+    let mut bytes = Header { identity, ending }.encode().to_vec();
+    Key::new(SMALL.salt, identity.number).put(&mut bytes, HEADER, Kind::Record, record);
+    bytes
+}
+
+/// A copy of the disk, where the header of a segment says something else.
+fn change(disk: &RamDisk, name: &str, change: impl FnOnce(&mut Header)) -> RamDisk {
+    let disk = disk.copy();
+    let mut bytes = disk.read(name);
+    let Found::Header(mut header) = Header::decode(bytes.first_chunk().unwrap()) else { unreachable!() };
+    change(&mut header);
+    bytes[..HEADER as usize].copy_from_slice(&header.encode());
+    disk.put(name, bytes);
+    disk
+}
+
+/// Opens twice: both times it finds these records; gives what the first said of it.
+fn finds_the_same(disk: &RamDisk, expected: &[&[u8]]) -> Report {
+    let (_, opened) = open_small(disk);
+    assert_eq!(payloads(&opened), expected);
+    let (_, again) = open_small(disk);
+    assert_eq!(payloads(&again), expected);
+    assert_eq!((&again.report.corrupt, &again.report.torn), (&vec![], &vec![]));
+    opened.report
+}
+
+#[test]
+fn nothing_is_durable_behind_a_named_end() {
+    let disk = RamDisk::new();
+    let (salt, len, end) = (SMALL.salt, SMALL.segment_size as u32, (HEADER + framed(3)) as u32);
+    let first = Identity { salt, number: 1, previous: 0, previous_end: 0, len, durable: Position(0) };
+    disk.put("0000000001.seg", forged(first, Some(Ending { end, next: 0, wall: 100 }), b"one"));
+    // It says that more than that was on disk of the first.
+    let durable = Position::new(1, end + 64);
+    let third = Identity { number: 3, previous: 2, previous_end: end, durable, ..first };
+    disk.put("0000000003.seg", forged(third, None, b"three"));
+    let report = finds_the_same(&disk, &[b"one", b"three"]);
+    assert_eq!((report.corrupt, report.missing), (vec![], vec![2]));
+}
+
+#[test]
+fn a_segment_does_not_go_on_from_a_later_one() {
+    let (disk, batches) = written();
+    let all: Vec<&[u8]> = batches.iter().flatten().map(|record| &record[..]).collect();
+    let disk = change(&disk, "0000000002.seg", |header| header.identity.previous = 3);
+    let report = finds_the_same(&disk, &all);
+    assert_eq!(report.corrupt, [Damage { segment: 2, offset: 0, bytes: HEADER }]);
+    assert!(report.missing.is_empty());
+}
+
+#[test]
+fn a_mark_does_not_vouch_for_what_comes_after_it() {
+    let disk = RamDisk::new();
+    let (salt, len) = (SMALL.salt, SMALL.segment_size as u32);
+    let first = Identity { salt, number: 1, previous: 0, previous_end: 0, len, durable: Position(0) };
+    for durable in [Position::new(1, len), Position::new(2, len)] {
+        let mut bytes = forged(first, None, b"one");
+        let mark = Mark { sequence: 1, durable, wall: 100 };
+        let at = bytes.len() as u64;
+        Key::new(salt, 1).put(&mut bytes, at, Kind::Mark, &mark.encode());
+        disk.put("0000000001.seg", bytes);
+        let report = finds_the_same(&disk, &[b"one"]);
+        assert_eq!((report.corrupt, report.missing), (vec![], vec![]));
+        disk.list().iter().for_each(|name| disk.remove(name).unwrap());
+    }
+}
+
+#[test]
+fn a_segment_does_not_end_behind_all_its_room() {
+    let (disk, batches) = written();
+    let all: Vec<&[u8]> = batches.iter().flatten().map(|record| &record[..]).collect();
+    const FAR: u32 = 1 << 24;
+    let ending = Some(Ending { end: FAR, next: 0, wall: 1 });
+    for disk in [
+        change(&disk, "0000000002.seg", |header| header.ending = ending),
+        change(&disk, "0000000002.seg", |header| header.identity.previous_end = FAR),
+    ] {
+        let report = finds_the_same(&disk, &all);
+        assert_eq!(report.corrupt, [Damage { segment: 2, offset: 0, bytes: HEADER }]);
+        assert_eq!(report.quarantined[0], "0000000002-1.corrupt");
+        assert!(disk.list().iter().all(|name| disk.read(name).len() as u64 <= SMALL.segment_size));
+    }
+}
+
+#[test]
+fn what_was_durable_ends_where_there_is_no_room() {
+    let disk = RamDisk::new();
+    // No frame ends there.
+    let (salt, len) = (SMALL.salt, SMALL.segment_size as u32 + 3);
+    let first = Identity { salt, number: 1, previous: 0, previous_end: 0, len, durable: Position(0) };
+    disk.put("0000000001.seg", forged(first, None, b"one"));
+    let durable = Position::new(1, 1 << 24);
+    let third = Identity { number: 3, previous: 2, previous_end: 4096, durable, ..first };
+    disk.put("0000000003.seg", forged(third, None, b"three"));
+    let report = finds_the_same(&disk, &[b"one", b"three"]);
+    let offset = HEADER + framed(3);
+    assert_eq!(report.corrupt, [Damage { segment: 1, offset, bytes: SMALL.segment_size - offset }]);
+    assert!(disk.list().iter().all(|name| disk.read(name).len() as u64 <= SMALL.segment_size));
 }
 
 #[test]

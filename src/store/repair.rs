@@ -80,8 +80,8 @@ pub(super) fn replace(
 }
 
 fn patch(file: &dyn File, part: &Part, gaps: &[(u64, u64)], end: u64) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE];
     let there = part.len.min(end);
+    let mut buffer = vec![0; PIECE.min(there.saturating_sub(HEADER) as usize)];
     let mut at = HEADER;
     while at < there {
         let piece = &mut buffer[..PIECE.min((there - at) as usize)];
@@ -89,7 +89,8 @@ fn patch(file: &dyn File, part: &Part, gaps: &[(u64, u64)], end: u64) -> io::Res
         file.write_at(piece, at)?;
         at += piece.len() as u64;
     }
-    let zeros = vec![0; PIECE];
+    let widest = gaps.iter().map(|(from, to)| to - from).max().unwrap_or(0);
+    let zeros = vec![0; PIECE.min(widest as usize)];
     for (from, to) in gaps {
         let mut at = *from;
         while at < *to {

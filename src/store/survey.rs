@@ -86,8 +86,10 @@ pub(super) struct Part {
     /// Who it says it is; without that, who it must be.
     pub(super) identity: Identity,
     pub(super) ending: Option<Ending>,
-    /// Whether its header could not be read.
+    /// Whether its header could not be read, or says what cannot be.
     pub(super) lost: bool,
+    /// No frame of it can have stood behind this: bytes of its file, now or when it was made.
+    pub(super) room: u64,
     /// Nothing behind this is looked at.
     pub(super) limit: u64,
     /// From the beginning to here every frame holds.
@@ -114,7 +116,15 @@ impl Part {
             Found::Header(_) => (unknown, None, true),
             Found::Nothing(ending) => (unknown, ending, true),
         };
-        Ok(Part { number, file, len, block, identity, ending, lost, limit: len, sound: HEADER })
+        let room = len.max(identity.len.into()).max(HEADER) / 8 * 8;
+        Ok(Part { number, file, len, block, identity, ending, lost, room, limit: len, sound: HEADER })
+    }
+
+    /// Forgets what its header says, but for the folder's secret.
+    fn disbelieve(&mut self) {
+        let (salt, number) = (self.identity.salt, self.number);
+        self.identity = Identity { salt, number, previous: 0, previous_end: 0, len: 0, durable: Position(0) };
+        (self.ending, self.lost) = (None, true);
     }
 
     pub(super) fn key(&self) -> Key {
@@ -182,6 +192,30 @@ fn seek_sound(frames: &mut Frames, search: &mut u64, required: u64) -> io::Resul
     Ok(())
 }
 
+/// Finds the headers that say what no store has written, though their checksums hold: that a segment goes on from a later
+/// one, or that one ends behind all that it has room for. A segment whose own header is gone is taken to have been as large as
+/// the largest. `parts` come in the order of their numbers.
+pub(super) fn doubt(parts: &mut [Part]) {
+    let largest = parts.iter().map(|part| part.room).max().unwrap_or(0);
+    for part in parts.iter_mut() {
+        if part.lost {
+            part.room = largest;
+        }
+        let header = Header { identity: part.identity, ending: part.ending };
+        if !header.is_possible() || header.ending.is_some_and(|ending| u64::from(ending.end) > part.room) {
+            part.disbelieve();
+        }
+    }
+    for index in 0..parts.len() {
+        let Identity { previous, previous_end, .. } = parts[index].identity;
+        if let Ok(before) = parts.binary_search_by_key(&previous, |part| part.number)
+            && u64::from(previous_end) > parts[before].room
+        {
+            parts[index].disbelieve();
+        }
+    }
+}
+
 /// What headers and marks say.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known {
@@ -194,8 +228,9 @@ pub(super) struct Known {
 }
 
 impl Known {
-    fn mark(&mut self, mark: Mark) {
-        if is_bound(mark.durable.offset()) {
+    /// Learns from a mark that stands before `end`; what it vouches for stands before it.
+    fn mark(&mut self, mark: Mark, end: Position) {
+        if is_bound(mark.durable.offset()) && mark.durable < end {
             self.durable = self.durable.max(mark.durable);
         }
         self.wall = self.wall.max(mark.wall);
@@ -212,13 +247,13 @@ impl Known {
         let mut frames = part.frames(HEADER, part.limit);
         while let Some(frame) = frames.next_frame()? {
             if let Some(mark) = Mark::decode(frame.payload).filter(|_| frame.kind == Kind::Mark) {
-                self.mark(mark);
+                self.mark(mark, Position::new(part.number, frames.offset() as u32));
             }
         }
         part.sound = frames.offset();
         // Behind what does not hold only a mark matters: it may vouch for what does not hold.
         while let Some(mark) = frames.next_mark()? {
-            self.mark(mark);
+            self.mark(mark, Position::new(part.number, frames.offset() as u32));
         }
         Ok(())
     }
@@ -274,6 +309,15 @@ impl Chain {
         for (part, end) in self.parts.iter_mut().zip(ends) {
             part.limit = part.len.min(end.map_or(u64::MAX, u64::from));
         }
+    }
+
+    /// A position that is said to be durable, but not behind the end of its segment.
+    pub(super) fn within(&self, position: Position) -> Position {
+        let Some(index) = self.parts.iter().position(|part| part.number == position.segment()) else {
+            return position;
+        };
+        let end = self.named_end(index).map_or(self.parts[index].room, u64::from);
+        position.min(Position::new(position.segment(), end as u32))
     }
 
     /// Where a segment ends by its own header, or by that of the one that goes on from it.

@@ -305,12 +305,14 @@ impl Content {
 
     fn dirty_sectors(&mut self) -> Vec<usize> {
         let mut sectors = Vec::new();
-        for (index, word) in mem::take(&mut self.dirty).into_iter().enumerate().filter(|(_, word)| *word != 0)
-        {
-            let set = (0..64).filter(|bit| word & (1 << bit) != 0);
-            sectors
-                .extend(set.map(|bit| index * 64 + bit).filter(|sector| sector * SECTOR < self.seen.len()));
+        for (index, word) in mem::take(&mut self.dirty).into_iter().enumerate() {
+            let mut left = word;
+            while left != 0 {
+                sectors.push(index * 64 + left.trailing_zeros() as usize);
+                left &= left - 1;
+            }
         }
+        sectors.retain(|sector| sector * SECTOR < self.seen.len());
         sectors
     }
 

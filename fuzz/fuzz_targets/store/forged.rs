@@ -101,13 +101,11 @@ fn segment(number: u32, (previous, previous_end): (u32, u32), bytes: &mut Bytes<
     let mut file = vec![0; HEADER];
     let key = Key::new(SALT, number);
     let mut encoder = Encoder::new(Clock::new(Instant::now(), WALL));
-    let mut last = HEADER;
     for count in 0..1 + u32::from(bytes.byte()) % 40 {
         let offset = file.len();
         if offset >= MOST || bytes.0.is_empty() {
             break;
         }
-        last = offset;
         match bytes.byte() {
             0..=29 => {
                 let (segment, durable) = (bytes.or(number), bytes.place_or(offset));
@@ -128,29 +126,29 @@ fn segment(number: u32, (previous, previous_end): (u32, u32), bytes: &mut Bytes<
             }
         }
     }
-    let header = header(number, (previous, previous_end), (last, file.len()), bytes);
+    let header = header(number, (previous, previous_end), file.len(), bytes);
     file[..HEADER].copy_from_slice(&header);
     spoil(&mut file, bytes);
     file
 }
 
 /// Both halves say the same.
-fn header(number: u32, previous: (u32, u32), (last, end): (usize, usize), bytes: &mut Bytes<'_>) -> Vec<u8> {
+fn header(number: u32, previous: (u32, u32), end: usize, bytes: &mut Bytes<'_>) -> Vec<u8> {
     let mut half = b"WEIRSEG\n".to_vec();
     half.extend_from_slice(&VERSION.to_le_bytes());
     half.extend_from_slice(&SALT.to_le_bytes());
     half.extend_from_slice(&bytes.or(number).to_le_bytes());
     half.extend_from_slice(&bytes.or(previous.0).to_le_bytes());
     let left_at = if bytes.byte() & 1 == 0 { previous.1 } else { 0 };
-    half.extend_from_slice(&bytes.place_or(left_at as usize).to_le_bytes());
-    half.extend_from_slice(&bytes.or(end as u32).to_le_bytes());
-    let durable = [HEADER, last, end][usize::from(bytes.byte()) % 3];
-    let durable = Position::new(bytes.or(number), bytes.place_or(durable));
+    half.extend_from_slice(&bytes.or(left_at).to_le_bytes());
+    half.extend_from_slice(&bytes.place_or(end).to_le_bytes());
+    let durable = if bytes.byte() & 1 == 0 { left_at } else { 0 };
+    let durable = Position::new(bytes.or(previous.0), bytes.or(durable));
     half.extend_from_slice(&durable.0.to_le_bytes());
     seal(&mut half, 0);
     half.resize(1024, 0);
     if bytes.byte() & 1 == 0 {
-        half.extend_from_slice(&bytes.place_or(end).to_le_bytes());
+        half.extend_from_slice(&bytes.or(end as u32).to_le_bytes());
         half.extend_from_slice(&bytes.or(0).to_le_bytes());
         half.extend_from_slice(&WALL.to_le_bytes());
         seal(&mut half, 1024);
