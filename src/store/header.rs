@@ -92,7 +92,8 @@ impl Header {
         bytes
     }
 
-    /// Whether a store can have written it: numbers rise, and what was on disk when a segment was made is what it goes on from.
+    /// Whether a store can have written it: numbers rise, and what was on disk when a segment was made is nothing that comes
+    /// after what it goes on from.
     pub fn is_possible(&self) -> bool {
         let Identity { number, previous, previous_end, durable, .. } = self.identity;
         let next = self.ending.map_or(0, |ending| ending.next);

@@ -193,8 +193,8 @@ fn seek_sound(frames: &mut Frames, search: &mut u64, required: u64) -> io::Resul
 }
 
 /// Finds the headers that say what no store has written, though their checksums hold: that a segment goes on from a later
-/// one, or that one ends behind all that it has room for. A segment whose own header is gone is taken to have been as large as
-/// the largest. `parts` come in the order of their numbers.
+/// one, or that one ends behind all that it has room for. A segment whose own header is gone is taken to have been as
+/// large as the largest. `parts` come in the order of their numbers.
 pub(super) fn doubt(parts: &mut [Part]) {
     let largest = parts.iter().map(|part| part.room).max().unwrap_or(0);
     for part in parts.iter_mut() {
