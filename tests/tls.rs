@@ -12,10 +12,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::client::*;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::crypto::ring::default_provider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
@@ -23,6 +23,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use weirmq::config::{CertificateFiles, ListenerConfig, TlsConfig, TlsVersion};
+use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::reason::ReasonCode;
 use weirmq::server::Server;
@@ -51,9 +52,18 @@ impl Authority {
 
     /// A certificate for these names and its key.
     fn sign(&self, file: &str, names: &[&str]) -> CertificateFiles {
+        self.sign_for(file, names, None)
+    }
+
+    /// The same for so many seconds from now on, if that is limited.
+    fn sign_for(&self, file: &str, names: &[&str], seconds: Option<u64>) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        if let Some(seconds) = seconds {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+            params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs() + seconds);
+        }
         let signed = params.signed_by(&key, &self.issuer).expect("signed");
         let path = |end: &str| self.folder.path().join(format!("{file}.{end}"));
         std::fs::write(path("pem"), signed.pem()).expect("written");
@@ -270,6 +280,51 @@ fn a_session_ticket_saves_the_next_handshake() {
             client.hello("again");
             client.disconnect();
         }
+    }
+}
+
+#[test]
+fn a_ticket_does_not_outlive_the_certificate() {
+    let authority = Authority::new();
+    let server = authority.sign("server", &["localhost"]);
+    let config =
+        TlsConfig { client_ca: Some(authority.file()), require_client_cert: true, ..tls(vec![server]) };
+    let (_server, address) = serve_tls(config);
+    let come = |config: &Arc<ClientConfig>| -> Option<(Client, bool)> {
+        let (mut client, facts) = Client::open_tls(address, Version::V5, config, "localhost").ok()?;
+        let mut bytes = Vec::new();
+        codec::encode(Version::V5, &Packet::Connect(connect(Version::V5, "who", true)), &mut bytes);
+        client.try_send(&bytes).ok()?;
+        Some((client, facts.resumed))
+    };
+    let comes_in = |config: &Arc<ClientConfig>| {
+        let (mut client, resumed) = come(config)?;
+        let frame = client.poll(PATIENCE).ok()??;
+        let is_in =
+            matches!(frame.packet(), Packet::ConnAck(connack) if connack.reason == ReasonCode::Success);
+        is_in.then_some(resumed)
+    };
+    // Long enough for all that is to happen before it ends, however slow the machine is.
+    let (short, clients) = (2..7)
+        .find_map(|power| {
+            let short = authority.sign_for("short", &["client"], Some(1 << power));
+            let clients =
+                [&TLS12, &TLS13].map(|version| Arc::new(authority.client(&[version], Some(&short))));
+            let all_in =
+                clients.iter().all(|client| [false, true].map(Some) == [comes_in(client), comes_in(client)]);
+            all_in.then_some((short, clients))
+        })
+        .expect("they come in, and again by their tickets");
+    let deadline = Instant::now() + Duration::from_secs(100);
+    // Nothing announces that it has ended, but that nobody gets in with it.
+    while comes_in(&Arc::new(authority.client(&[&TLS13], Some(&short)))).is_some() {
+        assert!(Instant::now() < deadline, "it ends within 64 seconds");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for client in &clients {
+        let (mut client, resumed) = come(client).expect("a handshake");
+        assert!(resumed);
+        assert_eq!(client.refused(), ReasonCode::NotAuthorized);
     }
 }
 

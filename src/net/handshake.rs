@@ -26,6 +26,7 @@ use super::admission::Permit;
 use super::closing::{linger, written};
 use super::introduction;
 use super::listener::{Door, Doorway};
+use super::recheck;
 use super::refusal::{self, Refusal};
 use super::shell::Shell;
 use super::stream::{Peer, Stream};
@@ -177,6 +178,9 @@ impl Entrance {
         };
         if !self.in_time {
             return Err(refuse(ReasonCode::ConnectionRateExceeded, TOO_MANY));
+        }
+        if let Some(why) = recheck::outlived(door, &self.transport) {
+            return Err(refuse(ReasonCode::NotAuthorized, why));
         }
         let assigned = match connect.client_id {
             "" => {

@@ -1,12 +1,13 @@
 //! After a reload: whoever came with a certificate that its listener accepts no longer, with a password that is not the
 //! user's any more, or with nothing where that is no longer enough, is disconnected; whoever is a local client no longer
 //! loses the rights of one, and nobody else notices. Checking a certificate takes a while, so others have the thread in
-//! between.
+//! between. And a look at those who come by a ticket.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use rustls::HandshakeKind;
 use rustls_pki_types::UnixTime;
 use tokio::task::yield_now;
 
@@ -20,6 +21,9 @@ use super::lane::Reload;
 use super::listener::{Door, Doorway};
 use super::shell::{Shell, State};
 use super::transport::Transport;
+
+/// What a client is told whose certificate is not taken.
+const CERTIFICATE: &str = "its certificate is not accepted any more";
 
 /// How many certificates are checked at a time.
 const SLICE: usize = 8;
@@ -80,11 +84,8 @@ pub(super) fn admits_still(
 /// Why a client that came over this transport could not come by this door.
 fn objection(door: &Door, transport: &Transport, principal: &Principal) -> Option<&'static str> {
     let certificate = transport.tls().and_then(|session| session.peer_certificates());
-    if let (Some(tls), Some(_)) = (&door.tls, transport.tls()) {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        if tls.recheck(certificate.unwrap_or_default(), UnixTime::since_unix_epoch(wall)).is_err() {
-            return Some("its certificate is not accepted any more");
-        }
+    if !certificate_holds(door, transport) {
+        return Some(CERTIFICATE);
     }
     match principal.user() {
         None if !door.allow_anonymous => Some("anonymous clients are not accepted any more"),
@@ -95,6 +96,21 @@ fn objection(door: &Door, transport: &Transport, principal: &Principal) -> Optio
         }
         _ => None,
     }
+}
+
+/// Why a client that came by a ticket has to go all the same: nobody has looked at its certificate since, and that may
+/// have expired. (Each ticket brings the next one: without this the first look would be the last.)
+pub(super) fn outlived(door: &Door, transport: &Transport) -> Option<&'static str> {
+    let is_resumed = transport.tls().is_some_and(|tls| tls.handshake_kind() == Some(HandshakeKind::Resumed));
+    (is_resumed && !certificate_holds(door, transport)).then_some(CERTIFICATE)
+}
+
+/// Whether this door would take the certificate of a client, or that it has none.
+fn certificate_holds(door: &Door, transport: &Transport) -> bool {
+    let (Some(tls), Some(session)) = (&door.tls, transport.tls()) else { return true };
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let chain = session.peer_certificates().unwrap_or_default();
+    tls.recheck(chain, UnixTime::since_unix_epoch(wall)).is_ok()
 }
 
 /// Why a password or token that was right is not now.
