@@ -217,7 +217,7 @@ impl Group {
     fn held(&self) -> (u64, u64) {
         let sum =
             |(messages, bytes), delivery: &Delivery| (messages + 1, bytes + delivery.message.size() as u64);
-        self.roster.given().fold((self.queue.len() as u64, self.queue.bytes()), sum)
+        self.roster.given().fold(self.queue.places(), sum)
     }
 
     /// Applies the overflow policy; whether there is a place.
@@ -344,6 +344,14 @@ impl Group {
         self.refill(cx);
     }
 
+    /// Whether a page has brought what would find no place when it is forwarded: where the newest is dropped.
+    fn is_too_new(&self, delivery: &Delivery, cx: &GroupContext<'_>) -> bool {
+        self.meter.overflow() == Overflow::DropNewest
+            && self.meter.is_over()
+            && self.queue.is_early(delivery, cx.paging)
+            && !self.meter.has_place(self.held(), delivery.message.size() as u64)
+    }
+
     /// A page has come.
     pub fn take_page(&mut self, page: Page, cx: &mut GroupContext<'_>, give: Give<'_>) {
         let Some(errand) = self.queue.open_page(&page, cx.paging) else { return };
@@ -352,10 +360,15 @@ impl Group {
             let Some(delivery) = self.queue.read(entry, self.queue_id) else { continue };
             // On what terms it is delivered is decided with the member that gets it.
             let delivery = Delivery { qos, retain, identifiers: Identifiers::default(), ..delivery };
-            let expired = delivery.message.is_expired(cx.now);
-            let over = errand != Errand::Purge && self.has_excess();
-            if over || expired {
-                let reason = if expired { DropReason::Expired } else { DropReason::OverflowOldest };
+            let reason = if delivery.message.is_expired(cx.now) {
+                Some(DropReason::Expired)
+            } else if errand != Errand::Purge && self.has_excess() {
+                Some(DropReason::OverflowOldest)
+            } else {
+                let refused = errand == Errand::Fill && self.is_too_new(&delivery, cx);
+                refused.then_some(DropReason::OverflowNewest)
+            };
+            if let Some(reason) = reason {
                 self.queue.take_in(&delivery, cx.paging);
                 self.drop_queued(&delivery, reason, cx);
             } else if errand == Errand::Fill {

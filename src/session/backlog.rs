@@ -160,6 +160,18 @@ impl Backlog {
         (self.window.bytes() + self.tail.as_ref().map_or(0, |tail| tail.bytes.max(0) as usize)) as u64
     }
 
+    /// How many places are taken, and their bytes: by what was forwarded, and by what a page has brought before that.
+    pub fn places(&self) -> (u64, u64) {
+        let beyond = |tail: &Tail| (tail.messages + tail.early.len() as i64).max(0);
+        (self.window.len() as u64 + self.tail.as_deref().map_or(0, beyond).cast_unsigned(), self.bytes())
+    }
+
+    /// Whether a delivery that [`Backlog::read`] made has not been forwarded yet: nobody has given it a place.
+    pub fn is_early(&self, delivery: &Delivery, paging: &Paging) -> bool {
+        let id = delivery.message.id;
+        self.tail.as_ref().is_some_and(|tail| !is_noted(&tail.seen, id)) && !paging.is_old(id)
+    }
+
     /// A page may have brought this one before it was forwarded: then it is done with, and only counted now.
     pub fn came_early(&mut self, delivery: &Delivery) -> bool {
         let Some(tail) = &mut self.tail else { return false };
@@ -324,11 +336,12 @@ impl Backlog {
 
     /// A delivery that [`Backlog::read`] made is dropped, or goes to the window: it is on disk alone no more.
     pub fn take_in(&mut self, delivery: &Delivery, paging: &Paging) {
+        let early = self.is_early(delivery, paging);
         let Some(tail) = &mut self.tail else { return };
         let id = delivery.message.id;
         tail.count(-1, -(delivery.message.size() as i64));
         tail.repeats.remove(&id);
-        if !is_noted(&tail.seen, id) && !paging.is_old(id) {
+        if early {
             tail.early.insert(id);
         }
     }

@@ -156,7 +156,7 @@ impl Session {
         let own = under_way.filter(|delivery| delivery.from == self.queue_id);
         let sum =
             |(messages, bytes), delivery: &Delivery| (messages + 1, bytes + delivery.message.size() as u64);
-        own.fold((self.queue.len() as u64, self.queue.bytes()), sum)
+        own.fold(self.queue.places(), sum)
     }
 
     fn fits(&self, delivery: &Delivery, cx: &Context<'_>) -> bool {
@@ -201,6 +201,16 @@ impl Session {
         self.meter.as_ref().is_some_and(|meter| drops(meter.overflow()) && meter.is_over())
     }
 
+    /// Whether a page has brought what would find no place when it is forwarded: where the newest is dropped.
+    fn is_too_new(&self, delivery: &Delivery, cx: &Context<'_>) -> bool {
+        self.meter.as_ref().is_some_and(|meter| {
+            meter.overflow() == Overflow::DropNewest
+                && meter.is_over()
+                && self.queue.is_early(delivery, cx.paging)
+                && !meter.has_place(self.held(), delivery.message.size() as u64)
+        })
+    }
+
     /// Asks for a page if one is needed.
     pub(super) fn refill(&mut self, cx: &mut Context<'_>) {
         if !self.queue.is_behind() {
@@ -224,10 +234,15 @@ impl Session {
         let Some(errand) = self.queue.open_page(&page, cx.paging) else { return };
         for entry in page.entries {
             let Some(delivery) = self.queue.read(entry, self.queue_id) else { continue };
-            let expired = delivery.message.is_expired(cx.now);
-            let over = errand != Errand::Purge && self.has_excess();
-            if over || expired {
-                let reason = if expired { DropReason::Expired } else { DropReason::OverflowOldest };
+            let reason = if delivery.message.is_expired(cx.now) {
+                Some(DropReason::Expired)
+            } else if errand != Errand::Purge && self.has_excess() {
+                Some(DropReason::OverflowOldest)
+            } else {
+                let refused = errand == Errand::Fill && self.is_too_new(&delivery, cx);
+                refused.then_some(DropReason::OverflowNewest)
+            };
+            if let Some(reason) = reason {
                 self.queue.take_in(&delivery, cx.paging);
                 unaccount(&delivery, cx);
                 self.drop_delivery(&delivery, reason, cx);

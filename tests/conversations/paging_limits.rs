@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use weirmq::broker::restore::group_home;
 use weirmq::limits::Overflow;
 use weirmq::protocol::packet::*;
 use weirmq::protocol::properties::Property;
@@ -123,6 +124,31 @@ fn a_queue_on_disk_that_drops_the_newest_while_a_page_has_it() {
     assert_eq!(numbers(&s.w.drain(c)), Vec::from_iter(0..10));
     assert_eq!(dropped(&s.w, DropReason::OverflowNewest), 5);
     s.expect_nothing_left();
+}
+
+#[test]
+fn a_queue_on_disk_that_drops_the_newest_though_a_page_brings_it_first() {
+    for shared in [false, true] {
+        let mut s = Paged::limited(2, 10, Overflow::DropNewest);
+        let c = s.w.resume(V5, "b");
+        let home = s.w.clients[c].shard;
+        // A group that lives with its member.
+        let lives_here = |name: &String| usize::from(group_home(name, "t", 2).0) == home;
+        let group = (0..).map(|number| format!("g{number}")).find(lives_here).expect("half of them do");
+        let filter = if shared { format!("$share/{group}/t") } else { "t".to_owned() };
+        s.w.subscribe(c, &filter, QoS::AtLeastOnce);
+        s.w.cut(c);
+        let (far, near) = (s.w.connect(V5, "c"), s.w.connect(V5, "d"));
+        s.publish(near, 0..10, 1);
+        s.w.late_lane = Some((1 - home, home));
+        s.publish(far, 10..15, 1);
+        let c = s.w.resume(V5, "b");
+        assert_eq!(numbers(&s.w.drain(c)), Vec::from_iter(0..10), "{filter}");
+        assert_eq!(dropped(&s.w, DropReason::OverflowNewest), 5, "{filter}");
+        s.w.end_of_delay();
+        assert!(s.w.drain(c).is_empty(), "{filter}");
+        s.expect_nothing_left();
+    }
 }
 
 #[test]

@@ -44,7 +44,10 @@ impl Sim {
         // where it arrives. Where publishers are refused, every place was reserved.
         let reserves = self.plan.rule.overflow == Overflow::Reject;
         let restored = if reserves { 0 } else { self.longest_restored };
-        let longest = durable.max(limits.transient_queue_messages as u64).max(restored).saturating_add(given);
+        let transient = limits.transient_queue_messages as u64;
+        // What a group had in memory alone stays there beside what it has on disk, once it has a persistent member.
+        let most = if self.plan.mixes() { durable.saturating_add(transient) } else { durable.max(transient) };
+        let longest = most.max(restored).saturating_add(given);
         // What is on disk is over its limit until a page has told which the oldest are.
         let trims = self.plan.store != Backing::Memory && self.plan.rule.overflow == Overflow::DropOldest;
         assert!(trims || census.longest_queue as u64 <= longest, "a queue over {longest}: {census:?}");

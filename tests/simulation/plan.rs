@@ -80,6 +80,13 @@ fn pick<T: Clone>(rng: &mut Rng, from: &[T]) -> T {
 }
 
 impl Plan {
+    /// Whether a group may have transient members before it has a persistent one.
+    pub fn mixes(&self) -> bool {
+        let has = |wanted: Role| self.clients.iter().any(|(role, _)| *role == wanted);
+        (0..GROUPS.len())
+            .any(|group| [true, false].into_iter().all(|persistent| has(Role::Worker { group, persistent })))
+    }
+
     pub fn new(rng: &mut Rng) -> Plan {
         let limits = Limits {
             max_inflight: pick(rng, &[1, 2, 5, 32]),
