@@ -1,10 +1,11 @@
-//! The request for a WebSocket and its frames. How the bytes are cut into pieces makes no difference, what is taken out of
-//! frames is never more than went in, and what well-made frames carry comes out as it was put in. The first byte chooses,
-//! the second says where the rest is cut.
+//! The request for a WebSocket, the answer to it, and the frames of both sides. How the bytes are cut into pieces makes no
+//! difference, what is taken out of frames is never more than went in, and what well-made frames carry comes out as it was
+//! put in. The first byte chooses, the second says where the rest is cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use weirmq::websocket::frames::{Decoder, OwnHeader, Violation};
+use weirmq::websocket::offer::{self, Offer};
 use weirmq::websocket::upgrade;
 
 fuzz_target!(|data: &[u8]| {
@@ -21,8 +22,8 @@ fuzz_target!(|data: &[u8]| {
 type Outcome = (Vec<u8>, Result<(), Violation>, Option<Vec<u8>>, Option<u16>);
 
 /// Decodes them piece by piece.
-fn carried<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
-    let (mut decoder, mut bytes, mut outcome) = (Decoder::default(), Vec::new(), Ok(()));
+fn carried<'a>(mut decoder: Decoder, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let (mut bytes, mut outcome) = (Vec::new(), Ok(()));
     for piece in pieces {
         let from = bytes.len();
         bytes.extend_from_slice(piece);
@@ -36,12 +37,18 @@ fn carried<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     (bytes, outcome, ping, closed)
 }
 
+/// As a client's frames, after they were taken for a server's.
 fn frames(cut: u8, bytes: &[u8]) -> Outcome {
+    _ = cut_anywhere(Decoder::of_server, cut, bytes);
+    cut_anywhere(Decoder::default, cut, bytes)
+}
+
+fn cut_anywhere(decoder: fn() -> Decoder, cut: u8, bytes: &[u8]) -> Outcome {
     let (first, second) = bytes.split_at(usize::from(cut).min(bytes.len()));
-    let whole = carried([bytes]);
-    assert_eq!(whole, carried([first, second]));
+    let whole = carried(decoder(), [bytes]);
+    assert_eq!(whole, carried(decoder(), [first, second]));
     if bytes.len() < 1024 {
-        assert_eq!(whole, carried(bytes.chunks(1 + usize::from(cut) % 7)));
+        assert_eq!(whole, carried(decoder(), bytes.chunks(1 + usize::from(cut) % 7)));
     }
     assert!(whole.0.len() <= bytes.len());
     whole
@@ -132,8 +139,21 @@ fn lines(bytes: &[u8]) -> Vec<u8> {
     request
 }
 
+/// What a client makes of an answer.
+fn answer(first: &[u8], bytes: &[u8]) {
+    let offer = Offer::new([7; 16]);
+    let judged = offer.judge(bytes, 0);
+    if let Ok(Some(size)) = judged {
+        assert!(size <= offer::MAX_RESPONSE && size <= bytes.len());
+    }
+    if offer.judge(first, 0) == Ok(None) {
+        assert_eq!(offer.judge(bytes, first.len()), judged);
+    }
+}
+
 fn request(cut: u8, bytes: &[u8]) {
     let first = &bytes[..usize::from(cut).min(bytes.len())];
+    answer(first, bytes);
     let list = ["https://app.example".to_owned()];
     let mut opened = [false; 2];
     for (origins, opened) in [None, Some(&list[..])].into_iter().zip(&mut opened) {
