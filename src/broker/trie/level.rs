@@ -1,7 +1,5 @@
 //! One level of a topic filter as a trie's node keeps it: 15 bytes, and nothing else up to 14 bytes of text.
 
-use std::num::NonZeroU8;
-
 use slab::Slab;
 
 /// The longest level that stands in its node.
@@ -13,8 +11,8 @@ const LONG: u8 = u8::MAX;
 /// The text of one level.
 #[derive(Clone, Copy)]
 pub(super) struct Level {
-    /// Its length and one more, or [`LONG`]. Never 0, so that a slab of nodes needs no room to tell which are there.
-    size: NonZeroU8,
+    /// Its length, or [`LONG`].
+    size: u8,
     text: [u8; SHORT],
 }
 
@@ -28,19 +26,19 @@ pub(super) struct Texts {
 
 impl Level {
     /// A level without text.
-    pub(super) const EMPTY: Level = Level { size: NonZeroU8::MIN, text: [0; SHORT] };
+    pub(super) const EMPTY: Level = Level { size: 0, text: [0; SHORT] };
 
     fn short(text: &[u8]) -> Level {
         let mut level = Level::EMPTY;
         level.text[..text.len()].copy_from_slice(text);
-        level.size = level.size.saturating_add(text.len() as u8);
+        level.size = text.len() as u8;
         level
     }
 
     /// Which of the long ones it is.
     fn long(self) -> Option<usize> {
         let [a, b, c, d, ..] = self.text;
-        (self.size.get() == LONG).then_some(u32::from_le_bytes([a, b, c, d]) as usize)
+        (self.size == LONG).then_some(u32::from_le_bytes([a, b, c, d]) as usize)
     }
 }
 
@@ -52,7 +50,7 @@ impl Texts {
         }
         self.bytes += text.len();
         let index = self.long.insert(text.into()) as u32;
-        Level { size: NonZeroU8::MAX, ..Level::short(&index.to_le_bytes()) }
+        Level { size: LONG, ..Level::short(&index.to_le_bytes()) }
     }
 
     /// The text of `level` goes with it.
@@ -66,7 +64,7 @@ impl Texts {
     pub(super) fn of<'a>(&'a self, level: &'a Level) -> &'a [u8] {
         match level.long() {
             Some(index) => self.long.get(index).map_or(&[], |text| text),
-            None => &level.text[..usize::from(level.size.get() - 1)],
+            None => &level.text[..usize::from(level.size)],
         }
     }
 
@@ -88,7 +86,7 @@ mod tests {
 
     #[test]
     fn keeps_levels_of_any_length_in_15_bytes() {
-        assert_eq!((size_of::<Level>(), size_of::<Option<Level>>()), (15, 15));
+        assert_eq!(size_of::<Level>(), 15);
         let mut texts = Texts::default();
         let lengths = [0, 1, SHORT, SHORT + 1, 36, 255, 256, 65_535];
         let text = |len: usize| -> Vec<u8> { (0..len).map(|at| (at ^ len) as u8).collect() };

@@ -1,4 +1,4 @@
-//! [`Trie`]: topic filters → values, and all the values whose filter matches a topic. Nodes stand in a slab, one for each
+//! [`Trie`]: topic filters → values, and all the values whose filter matches a topic. Nodes are numbered, one for each
 //! level but a trailing `#`; where `+` leads is a field of the node. Literal edges stand in one hash table for the whole
 //! trie, keyed by (parent, level), but for the edge of a node that has one only, which knows it itself. Nothing recurses,
 //! so a filter of 65,535 levels needs no more stack than one of two, and nothing iterates the hash table, so no result
@@ -10,12 +10,13 @@
 //!
 //! Size: 32 bytes a node, 11 to 16 bytes an edge in the table, and the value; levels longer than 14 bytes have their text
 //! on the heap. A level that filters share counts once. Resident bytes measured for each of a million filters, half of what
-//! Interest and a shard's subscriptions hold together: 77 for `sensors/N`, 117 for `N/room N/+/#`, 114 for
-//! `fleet/N/status`, 205 where N is as long as a UUID.
+//! Interest and a shard's subscriptions hold together: 68 for `sensors/N`, 100 for `N/room N/+/#`, 100 for
+//! `fleet/N/status`, 164 where N is as long as a UUID.
 
 mod edges;
 mod level;
 mod node;
+mod nodes;
 mod open;
 
 use std::hash::{BuildHasher, Hasher};
@@ -26,6 +27,7 @@ use slab::Slab;
 use edges::{Edges, NONE};
 use level::{Level, Texts};
 use node::{Ends, Next, Node};
+use nodes::Nodes;
 use open::{Open, Step};
 
 /// The root, in every trie that is not empty.
@@ -33,7 +35,7 @@ const ROOT: u32 = 0;
 
 /// Topic filters → values.
 pub struct Trie<V> {
-    nodes: Slab<Node>,
+    nodes: Nodes,
     texts: Texts,
     values: Slab<V>,
     /// The values of a filter and of the same with `/#`, where there are both: see [`Ends::Both`].
@@ -55,7 +57,7 @@ enum Place {
 impl<V> Default for Trie<V> {
     fn default() -> Trie<V> {
         Trie {
-            nodes: Slab::new(),
+            nodes: Nodes::new(),
             texts: Texts::default(),
             values: Slab::new(),
             pairs: Slab::new(),
@@ -83,7 +85,7 @@ impl<V> Trie<V> {
 
     /// The bytes it has reserved, without what the values own.
     pub fn bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
+        self.nodes.bytes()
             + self.values.capacity() * size_of::<Option<V>>()
             + self.pairs.capacity() * size_of::<Option<[u32; 2]>>()
             + self.edges.bytes()
@@ -130,7 +132,7 @@ impl<V> Trie<V> {
     /// the filters alone. Touches only nodes that `topic` leads to, each once, and allocates only where more than 16
     /// branches are open at a time.
     pub fn for_each_match<'a>(&'a self, topic: &str, mut visit: impl FnMut(&'a V)) {
-        if self.nodes.is_empty() {
+        if self.nodes.len() == 0 {
             return;
         }
         // Leading wildcards do not match topics that begin with `$` [MQTT-4.7.2-1].
@@ -143,7 +145,7 @@ impl<V> Trie<V> {
             let hash = self.hasher.hash_one(level);
             while let Some(step) = now.pop() {
                 let Some(id) = self.arrive(step, last) else { continue };
-                let node = &self.nodes[id as usize];
+                let node = &self.nodes[id];
                 if wildcards {
                     self.visit_hash(node, &mut visit);
                     if node.plus != NONE {
@@ -159,7 +161,7 @@ impl<V> Trie<V> {
         }
         while let Some(step) = now.pop() {
             let Some(id) = self.arrive(step, last) else { continue };
-            let node = &self.nodes[id as usize];
+            let node = &self.nodes[id];
             self.visit_hash(node, &mut visit); // `#` includes the parent level
             if let Some(value) = self.values.get(self.value_here(node) as usize) {
                 visit(value);
@@ -192,7 +194,7 @@ impl<V> Trie<V> {
 
     /// The node that the literal `level` leads to from `parent`.
     fn literal(&self, parent: u32, level: &[u8]) -> Option<u32> {
-        match self.nodes[parent as usize].next() {
+        match self.nodes[parent].next() {
             Next::Only(child) => self.is_child(child, parent, level).then_some(child),
             Next::Listed(0) => None,
             Next::Listed(_) => {
@@ -203,7 +205,7 @@ impl<V> Trie<V> {
     }
 
     fn is_child(&self, child: u32, parent: u32, level: &[u8]) -> bool {
-        let node = &self.nodes[child as usize];
+        let node = &self.nodes[child];
         node.parent == parent && self.texts.of(&node.level) == level
     }
 
@@ -216,7 +218,7 @@ impl<V> Trie<V> {
 
     /// The place of `filter`, if the trie has one; a value need not be there.
     fn find(&self, filter: &str) -> Option<Place> {
-        if self.nodes.is_empty() {
+        if self.nodes.len() == 0 {
             return None;
         }
         let mut node = ROOT;
@@ -224,7 +226,7 @@ impl<V> Trie<V> {
         while let Some(level) = levels.next() {
             node = match level {
                 b"#" if levels.peek().is_none() => return Some(Place::Hash(node)),
-                b"+" => Some(self.nodes[node as usize].plus).filter(|&plus| plus != NONE)?,
+                b"+" => Some(self.nodes[node].plus).filter(|&plus| plus != NONE)?,
                 _ => self.literal(node, level)?,
             };
         }
@@ -233,8 +235,8 @@ impl<V> Trie<V> {
 
     /// The place of `filter`, with every node that is missing on the way.
     fn make_path(&mut self, filter: &str) -> Place {
-        if self.nodes.is_empty() {
-            insert(&mut self.nodes, Node::new(NONE, Level::EMPTY));
+        if self.nodes.len() == 0 {
+            self.nodes.insert(Node::new(NONE, Level::EMPTY));
         }
         let mut node = ROOT;
         let mut levels = filter.as_bytes().split(|&byte| byte == b'/').peekable();
@@ -252,18 +254,18 @@ impl<V> Trie<V> {
     }
 
     fn make_plus(&mut self, parent: u32) -> u32 {
-        if self.nodes[parent as usize].plus == NONE {
+        if self.nodes[parent].plus == NONE {
             let level = self.texts.add(b"+");
-            let child = insert(&mut self.nodes, Node::new(parent, level));
-            self.nodes[parent as usize].plus = child;
+            let child = self.nodes.insert(Node::new(parent, level));
+            self.nodes[parent].plus = child;
         }
-        self.nodes[parent as usize].plus
+        self.nodes[parent].plus
     }
 
     fn make_literal(&mut self, parent: u32, text: &[u8]) -> u32 {
         let level = self.texts.add(text);
-        let child = insert(&mut self.nodes, Node::new(parent, level));
-        let node = &mut self.nodes[parent as usize];
+        let child = self.nodes.insert(Node::new(parent, level));
+        let node = &mut self.nodes[parent];
         match node.next() {
             Next::Listed(0) => {
                 node.set_next(Next::Only(child));
@@ -284,16 +286,16 @@ impl<V> Trie<V> {
 
     /// The hash of the edge that leads to `child`.
     fn edge_to(&self, child: u32) -> u32 {
-        let node = &self.nodes[child as usize];
+        let node = &self.nodes[child];
         self.edge(node.parent, self.hasher.hash_one(self.texts.of(&node.level)))
     }
 
     /// Removes `id` and its ancestors, up to the first that something else still needs.
     fn prune(&mut self, mut id: u32) {
-        while id != ROOT && self.nodes[id as usize].is_bare() {
+        while id != ROOT && self.nodes[id].is_bare() {
             let edge = self.edge_to(id);
-            let node = self.nodes.remove(id as usize);
-            let parent = &mut self.nodes[node.parent as usize];
+            let node = self.nodes.remove(id);
+            let parent = &mut self.nodes[node.parent];
             if parent.plus == id {
                 parent.plus = NONE;
             } else if let Next::Listed(count) = parent.next() {
@@ -327,14 +329,14 @@ impl<V> Trie<V> {
 
     fn value_at(&self, place: Place) -> u32 {
         match place {
-            Place::Node(node) => self.value_here(&self.nodes[node as usize]),
-            Place::Hash(node) => self.value_of_hash(&self.nodes[node as usize]),
+            Place::Node(node) => self.value_here(&self.nodes[node]),
+            Place::Hash(node) => self.value_of_hash(&self.nodes[node]),
         }
     }
 
     fn set_value(&mut self, place: Place, value: u32) {
         let (Place::Node(id) | Place::Hash(id)) = place;
-        let node = &self.nodes[id as usize];
+        let node = &self.nodes[id];
         let values = match place {
             Place::Node(_) => [value, self.value_of_hash(node)],
             Place::Hash(_) => [self.value_here(node), value],
@@ -348,7 +350,7 @@ impl<V> Trie<V> {
             [NONE, hash] => Ends::Hash(hash),
             both => Ends::Both(insert(&mut self.pairs, both)),
         };
-        self.nodes[id as usize].set_ends(ends);
+        self.nodes[id].set_ends(ends);
     }
 }
 
@@ -395,11 +397,11 @@ mod tests {
         assert_eq!(trie.nodes.len(), fresh.nodes.len(), "seed {seed}");
         let listed = |trie: &Trie<String>| {
             let each = |node: &Node| if let Next::Listed(count) = node.next() { count } else { 0 };
-            trie.nodes.iter().map(|(_, node)| each(node)).sum::<u32>() as usize
+            trie.nodes.iter().map(each).sum::<u32>() as usize
         };
         assert_eq!(trie.edges.len(), listed(trie), "seed {seed}");
         let both = |node: &Node| matches!(node.ends(), Ends::Both(_));
-        let pairs = trie.nodes.iter().filter(|(_, node)| both(node)).count();
+        let pairs = trie.nodes.iter().filter(|node| both(node)).count();
         assert_eq!((trie.pairs.len(), trie.texts.len()), (pairs, fresh.texts.len()), "seed {seed}");
     }
 
