@@ -111,6 +111,7 @@ impl Sim {
             idle &= !self.broker.shards.iter().any(Shard::has_work)
                 && self.lanes.values().all(|lane| lane.is_empty());
             idle &= (0..self.told.len()).all(|shard| self.store.journal().behind(shard) == 0);
+            idle &= !(0..self.told.len()).any(|shard| self.store.journal().owes_a_page(shard));
             idle &= (0..self.told.len()).all(|shard| self.told[shard] == self.store.journal().durable(shard));
             if idle {
                 return;

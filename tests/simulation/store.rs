@@ -129,6 +129,12 @@ impl Journal {
         end.due.push_back(Page { queue, serial, entries, after: Position(number), last: fits == all });
     }
 
+    /// Whether a page was asked for that the shard has not been given.
+    pub fn owes_a_page(&self, shard: usize) -> bool {
+        let End { buffer, due, come, .. } = &self.ends[shard];
+        buffer.iter().any(|op| matches!(op, Op::Asked(_))) || !due.is_empty() || !come.is_empty()
+    }
+
     /// The next page that has come for a shard.
     fn next_page(&mut self, shard: usize) -> Option<Page> {
         let end = &mut self.ends[shard];
