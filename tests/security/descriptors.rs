@@ -72,7 +72,7 @@ fn clients_wait_for_descriptors_and_store_and_reload_have_theirs() {
     // The store has opened no segment yet.
     assert_eq!(taker.publish("t", QoS::AtLeastOnce, b"kept"), ReasonCode::Success);
     taker.expect_publish("t", b"kept");
-    hang_up(&process, " reloaded");
+    hang_up(&process, "INFO reloaded");
     let (before, time) = (ticks(&process), Instant::now());
     while time.elapsed() < Duration::from_secs(2) {
         taker.ping();
@@ -118,7 +118,7 @@ fn a_reload_without_free_descriptors_keeps_the_old_configuration_and_says_so() {
     assert_eq!(steady.publish("four", QoS::AtLeastOnce, b""), ReasonCode::NoMatchingSubscribers);
     limit(&process, 100);
     drop(strangers);
-    hang_up(&process, " reloaded");
+    hang_up(&process, "INFO reloaded");
     assert_eq!(steady.publish("four", QoS::AtLeastOnce, b""), ReasonCode::TopicNameInvalid);
     Client::connect(address, Version::V5, "after").ping();
 }

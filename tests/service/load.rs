@@ -229,7 +229,7 @@ fn under_load_every_change_holds_at_once_and_nobody_else_notices() {
     let load = Load::begin(&scene);
     load.flows();
     // The same again changes nothing: a ticket of before is still good for a shorter handshake.
-    reload(&scene.process, " reloaded");
+    reload(&scene.process, "INFO reloaded");
     load.flows();
     let opened = Client::open_tls(scene.tls(), Version::V5, &scene.good, "localhost");
     assert!(opened.expect("a handshake").1.resumed);
@@ -258,7 +258,7 @@ fn under_load_every_change_holds_at_once_and_nobody_else_notices() {
 fn a_new_certificate_is_served(scene: &Scene) {
     let (mut before, old) = scene.certified(&scene.good, "before");
     scene.authority.sign("server", 2);
-    reload(&scene.process, " reloaded");
+    reload(&scene.process, "INFO reloaded");
     let (_, new) = scene.certified(&scene.good, "after");
     assert!(new != old && new == scene.authority.der("server").as_ref());
     before.ping();
@@ -269,7 +269,7 @@ fn a_revoked_client_is_cut(scene: &Scene) {
     let (mut revoked, _) = scene.certified(&scene.bad, "revoked");
     revoked.ping();
     scene.authority.revoke(&[11]);
-    reload(&scene.process, " reloaded");
+    reload(&scene.process, "INFO reloaded");
     assert_eq!(revoked.expect_disconnect(), ReasonCode::NotAuthorized);
     assert!(!scene.lets_in(&scene.bad), "a ticket of before does not help either");
     assert!(scene.lets_in(&scene.good));
@@ -279,7 +279,7 @@ fn users_without_their_password_are_cut(scene: &Scene) {
     // Carl's goes, and dora's is another one.
     let (mut carl, mut dora) = (scene.log_in("carl", "carl"), scene.log_in("dora", "dora"));
     write_users(scene.folder(), &[("ann", "ann"), ("bob", "bob"), ("dora", "new")]);
-    reload(&scene.process, " reloaded");
+    reload(&scene.process, "INFO reloaded");
     for (client, user) in [(&mut carl, "carl"), (&mut dora, "dora")] {
         assert_eq!(client.expect_disconnect(), ReasonCode::NotAuthorized);
         assert_eq!(scene.ask(user, user, user).refused(), ReasonCode::BadUserNameOrPassword);
@@ -309,7 +309,7 @@ fn a_right_that_is_taken_away_is_gone(scene: &Scene) {
     });
     eventually("secrets are told", || told.load(SeqCst) > 20);
     write_acl(scene.folder(), "topic read wide/#\ntopic deny wide/secret\n");
-    reload(&scene.process, " reloaded");
+    reload(&scene.process, "INFO reloaded");
     // The one under way may be one of before.
     let last = told.load(SeqCst);
     assert_eq!(writer.publish("wide/x", QoS::AtLeastOnce, b"x"), ReasonCode::NotAuthorized);
@@ -378,6 +378,6 @@ fn bad_files_change_nothing(scene: &Scene, load: &Load) {
         load.flows();
         replace(&path(file), &right);
     }
-    reload(&scene.process, " reloaded");
+    reload(&scene.process, "INFO reloaded");
     load.flows();
 }

@@ -114,7 +114,7 @@ fn a_bad_file_is_refused_with_its_line_and_the_old_state_stays() {
     let mut client = Client::connect(plain, Version::V5, "large");
     assert_eq!(client.publish("t", QoS::AtLeastOnce, &[0; 4096]), ReasonCode::NoMatchingSubscribers);
     replace(&path("weirmq.toml"), &toml);
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     steady.ping();
 }
 
@@ -147,7 +147,7 @@ fn listeners_come_and_go_and_what_takes_a_restart_is_named() {
     let unix = format!("[[listener]]\nbind = \"unix:{}\"\nallow_anonymous = true\n", socket.display());
     let debug = "[log]\nlevel = \"debug\"\nformat = \"json\"\n";
     fs::write(&path, format!("data_dir = \"elsewhere\"\n{}{unix}{debug}", crate::CONFIG)).expect("written");
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     for key in ["data_dir", "log.format"] {
         assert!(
             process.log().contains(&format!("takes a restart: until then the old value holds key=\"{key}\"")),
@@ -163,7 +163,7 @@ fn listeners_come_and_go_and_what_takes_a_restart_is_named() {
     eventually("a line for those who debug", || process.log().contains("closed without a byte"));
     // Without its listener, who is in stays, and nobody else comes.
     fs::write(&path, format!("shards = 2\n{unix}")).expect("written");
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     eventually("the port is closed", || std::net::TcpStream::connect(first).is_err());
     steady.ping();
     local.ping();

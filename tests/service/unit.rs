@@ -140,7 +140,7 @@ fn the_unit_runs_under_systemd_from_activation_to_the_end() {
     fs::create_dir_all(etc.join("conf.d")).expect("a folder");
     for end in ["service", "socket", "sysusers", "tmpfiles"] {
         let text = fs::read_to_string(config().join(format!("weirmq.{end}"))).expect("a unit");
-        let text = text.replace(":1883", &format!(":{port}")).replace("WatchdogSec=60s", "WatchdogSec=2s");
+        let text = text.replace(":1883", &format!(":{port}")).replace("WatchdogSec=60s", "WatchdogSec=5s");
         fs::write(units.join(format!("weirmq.{end}")), text).expect("written");
     }
     let listener = format!("[[listener]]\nbind = \"127.0.0.1:{port}\"\nallow_anonymous = true\n");

@@ -88,7 +88,7 @@ fn anonymous_clients_go_when_their_listener_takes_them_no_more() {
     certified.hello("certified");
     // The first listener's, the second's stays.
     edit(process.folder.path(), "allow_anonymous = true\n", "");
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     assert_eq!(nobody.expect_disconnect(), ReasonCode::NotAuthorized);
     process.logged("anonymous clients are not accepted any more");
     assert_eq!(log_in(plain, None, None, "nobody").refused(), ReasonCode::NotAuthorized);
@@ -96,13 +96,13 @@ fn anonymous_clients_go_when_their_listener_takes_them_no_more() {
     elsewhere.ping();
     certified.ping();
     edit(process.folder.path(), "allow_anonymous = true\n", "");
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     assert_eq!(elsewhere.expect_disconnect(), ReasonCode::NotAuthorized);
     ann.ping();
     certified.ping();
     // And who was a user by its certificate is not, once certificates name none.
     edit(process.folder.path(), "identity_from = \"cn\"\n", "");
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     assert_eq!(certified.expect_disconnect(), ReasonCode::NotAuthorized);
     ann.ping();
 }
@@ -146,7 +146,7 @@ fn who_is_a_local_client_no_longer_loses_the_statistics_and_nothing_else() {
     let proxied = "allow_anonymous = true\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
     for other in ["", proxied] {
         edit(process.folder.path(), "allow_anonymous = true\n", other);
-        reload(&process, " reloaded");
+        reload(&process, "INFO reloaded");
         for filter in ["$SYS/#", shared] {
             assert_eq!(unsubscribing(&mut ann, filter), NONE_EXISTED, "{filter}");
             assert_eq!(subscribing(&mut ann, filter), NOT_AUTHORISED, "{filter}");
@@ -154,7 +154,7 @@ fn who_is_a_local_client_no_longer_loses_the_statistics_and_nothing_else() {
         assert_eq!(ann.publish("t", QoS::AtLeastOnce, b"still"), ReasonCode::Success);
         ann.wait_for(|packet| matches!(packet, Packet::Publish(publish) if publish.topic == "t"));
         replace(&file, &before);
-        reload(&process, " reloaded");
+        reload(&process, "INFO reloaded");
         for filter in ["$SYS/#", shared] {
             assert_eq!(subscribing(&mut ann, filter), 0, "{filter}");
         }
@@ -174,11 +174,11 @@ fn clients_with_tokens_go_when_another_key_signs_them() {
     let plain = process.addresses[0];
     let mut bob = accepted(log_in(plain, Some("bob"), Some(&token(SECRET)), "bob"));
     let mut ann = accepted(log_in(plain, Some("ann"), Some("ann"), "ann"));
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     bob.ping();
     let other = SECRET.replace('0', "1");
     replace(&process.folder.path().join("secret"), &other);
-    reload(&process, " reloaded");
+    reload(&process, "INFO reloaded");
     assert_eq!(bob.expect_disconnect(), ReasonCode::NotAuthorized);
     let again = log_in(plain, Some("bob"), Some(&token(SECRET)), "bob").refused();
     assert_eq!(again, ReasonCode::BadUserNameOrPassword);
