@@ -180,6 +180,13 @@ fn the_unit_runs_under_systemd_from_activation_to_the_end() {
     // Stuck as a whole: the watchdog ends it, and it starts again. Who comes meanwhile is not refused.
     let inside = systemd.show("MainPID");
     assert!(systemd.run(&["kill", "-STOP", &inside]).status.success());
+    // Each thread stops when it comes to run, and one that has not yet would take the next connection with it to the end.
+    let states = format!("cat /proc/{inside}/task/*/status");
+    eventually("it has stopped", || {
+        let states = systemd.run(&["sh", "-c", &states]).stdout;
+        let mut states = states.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"State:"));
+        states.all(|state| state.starts_with(b"State:\tT"))
+    });
     let mut patient = Client::open(address, Version::V5);
     eventually("it starts again", || {
         systemd.show("NRestarts") == "1" && systemd.show("ActiveState") == "active"
