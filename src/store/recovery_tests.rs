@@ -98,6 +98,18 @@ fn any_file_may_end_anywhere() {
 }
 
 #[test]
+fn a_header_without_frames_may_end_anywhere() {
+    let identity =
+        Identity { salt: 7, number: 1, previous: 0, previous_end: 0, len: 4096, durable: Position(0) };
+    let header = Header { identity, ending: Some(Ending { end: 4096, next: 0, wall: 1 }) }.encode();
+    for len in 0..header.len() {
+        let disk = RamDisk::new();
+        disk.put("0000000001.seg", header[..len].to_vec());
+        finds_the_same(&disk, &[]);
+    }
+}
+
+#[test]
 fn any_segment_may_be_missing() {
     let (disk, batches) = written();
     for (index, name) in disk.list().iter().enumerate() {

@@ -117,7 +117,8 @@ pub(super) fn quarantine(disk: &dyn Disk, number: u32) -> Result<String, OpenErr
 /// Brings a segment's header to what it should be.
 pub(super) fn settle(part: &mut Part, header: Header) -> Result<(), OpenError> {
     let block = header.encode();
-    if block == *part.block {
+    // One that was cut short of its last zeros reads the same, but is to be as long as it says.
+    if block == *part.block && part.len >= HEADER {
         return Ok(());
     }
     part.file.write_at(&block, 0).and_then(|()| part.file.sync()).map_err(part.failed())?;
