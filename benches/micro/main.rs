@@ -50,6 +50,8 @@ const CASES: &[(&str, Make)] = &[
     ("encode_header", codec::encode_header),
     ("encode_header_v5", codec::encode_header_v5),
     ("route", matching::route),
+    ("miss", matching::miss),
+    ("miss_among_many", matching::miss_among_many),
     ("match", matching::matching),
     ("match_known", matching::known),
     ("fan0", shard::fan0),

@@ -51,6 +51,26 @@ pub fn route() -> Case {
     })
 }
 
+/// The same where nobody does, beside 1,200 filters.
+pub fn miss() -> Case {
+    miss_beside(400)
+}
+
+/// The same beside 120,000: it takes no more, for what does not match is not looked at.
+pub fn miss_among_many() -> Case {
+    miss_beside(40_000)
+}
+
+fn miss_beside(devices: usize) -> Case {
+    let mut interest = Interest::new();
+    for filter in traffic::elsewhere(devices) {
+        interest.add_peer(&filter, PeerId(0));
+    }
+    lookups(traffic::strangers(devices), interest, |interest, topic| {
+        assert!(interest.route(topic, None).is_empty());
+    })
+}
+
 /// What each of those does: which sessions are they?
 pub fn matching() -> Case {
     let mut subscriptions = Subscriptions::new();

@@ -50,6 +50,27 @@ pub fn packet_id(first: u16, step: u16) -> u16 {
 
 const DEVICES: usize = 25_000;
 
+/// Three filters for each of so many devices, which [`strangers`] do not match.
+pub fn elsewhere(devices: usize) -> impl Iterator<Item = String> {
+    (0..devices).flat_map(|device| {
+        let (site, unit) = (device / 100, device % 100);
+        [
+            format!("site/{site}/dev/{unit}/alarm"),
+            format!("site/{site}/+/{unit}/state"),
+            format!("+/{site}/dev/{unit}/config/#"),
+        ]
+    })
+}
+
+/// Random topics that go down the levels of so many devices, and leave them at the end.
+pub fn strangers(devices: usize) -> impl Iterator<Item = String> {
+    let mut random = fastrand::Rng::with_seed(11);
+    (0..).map(move |number: u32| {
+        let device = random.usize(..devices);
+        format!("site/{}/dev/{}/temp/{number}", device / 100, device % 100)
+    })
+}
+
 /// Four filters for each device, of which three match each of its topics.
 pub fn filters() -> impl Iterator<Item = String> {
     (0..DEVICES).flat_map(|device| {
