@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::ops::Sub;
+use std::time::{Duration, Instant};
 
 /// Processor time, in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,20 @@ impl Cpu {
     pub fn total(self) -> f64 {
         self.user + self.system
     }
+}
+
+/// Waits until the process has done what it was left to do: for a while it takes less than a tenth of a core.
+pub fn await_rest(pid: u32, patience: Duration) -> io::Result<()> {
+    const WHILE: Duration = Duration::from_millis(300);
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        let before = Cpu::of(pid)?;
+        std::thread::sleep(WHILE);
+        if (Cpu::of(pid)? - before).total() < WHILE.as_secs_f64() / 10.0 {
+            return Ok(());
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "the broker does not come to rest"))
 }
 
 impl Sub for Cpu {

@@ -136,7 +136,8 @@ impl Retained {
 
     /// Goes on from `position` through the messages that match `filter`, in order of their topics, and calls `visit`
     /// with each, expired ones too. A `visit` that breaks has not taken its message: the next slice begins with it.
-    /// Looks at no more than `slice` entries, and returns whether there may be more.
+    /// Looks at no more than `left` entries, which is what may be left of a slice and at least one, and counts them off.
+    /// Returns whether there may be more.
     ///
     /// Between two slices the table may change: what is there all the time is visited exactly once, what comes or goes
     /// meanwhile at most once, and always with the value it has at that moment.
@@ -144,20 +145,19 @@ impl Retained {
         &self,
         filter: &str,
         position: &mut Position,
-        slice: usize,
+        left: &mut usize,
         mut visit: impl FnMut(&Arc<Message>) -> ControlFlow<()>,
     ) -> bool {
         let filter = key(filter);
-        let mut left = slice.max(1);
         loop {
             let mut seek = None;
             let mut last = None;
             let from = position.0.as_ref().map(|key| &**key);
             for (key, message) in self.messages.range::<[u8], _>((from, Bound::Unbounded)) {
-                if left == 0 {
+                if *left == 0 {
                     break;
                 }
-                left -= 1;
+                *left -= 1;
                 match judge(&filter, key) {
                     Verdict::Match if visit(message).is_break() => {
                         position.0 = Bound::Included(key.clone());
@@ -176,9 +176,9 @@ impl Retained {
             match (seek, last) {
                 (Some(next), _) => position.0 = Bound::Included(next),
                 (None, Some(last)) => position.0 = Bound::Excluded(last.clone()),
-                (None, None) => return left == 0,
+                (None, None) => return *left == 0,
             }
-            if left == 0 {
+            if *left == 0 {
                 return true;
             }
         }
@@ -284,7 +284,7 @@ mod tests {
             topics.push(message.topic().to_owned());
             ControlFlow::Continue(())
         };
-        while table.scan(filter, &mut position, slice, &mut visit) {
+        while table.scan(filter, &mut position, &mut slice.clone(), &mut visit) {
             slices += 1;
         }
         (topics, slices)
@@ -321,7 +321,7 @@ mod tests {
             let mut position = Position::start();
             let mut version = 1;
             loop {
-                let more = table.scan(&filter, &mut position, 3, |message| {
+                let more = table.scan(&filter, &mut position, &mut 3, |message| {
                     let topic = message.topic().to_owned();
                     assert_eq!(
                         present.get(&topic),
@@ -384,7 +384,7 @@ mod tests {
         let mut visited = 0;
         let mut slice = || {
             let before = visited;
-            let more = table.scan("#", &mut position, 256, |_| {
+            let more = table.scan("#", &mut position, &mut 256, |_| {
                 visited += 1;
                 ControlFlow::Continue(())
             });
@@ -400,7 +400,7 @@ mod tests {
         let mut position = Position::start();
         let mut last = |stop: &str| {
             let mut last = String::new();
-            let more = table.scan("+", &mut position, 10, |message| {
+            let more = table.scan("+", &mut position, &mut 10, |message| {
                 last = message.topic().to_owned();
                 if last == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });

@@ -384,7 +384,7 @@ mod tests {
                     since
                 });
                 let mut replayed = 0;
-                shared.retained().scan("topic", &mut Position::start(), 10, |message| {
+                shared.retained().scan("topic", &mut Position::start(), &mut 10, |message| {
                     replayed = message.version;
                     ControlFlow::Continue(())
                 });

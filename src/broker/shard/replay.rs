@@ -19,6 +19,9 @@ use crate::target::Identifiers;
 /// How many topics a slice looks at, at most.
 const SLICE: usize = 256;
 
+/// What a replay counts for in a slice, in topics, besides those that it looks at.
+const REPLAY: usize = 16;
+
 /// How many slices a turn has time for.
 const TURN_SLICES: usize = 8;
 
@@ -103,17 +106,23 @@ impl Replays {
 }
 
 impl Shard {
-    /// Slices for sessions that can take more, one after the other, as many as a turn has time for.
+    /// Slices for sessions that can take more, one after the other, as many as a turn has time for. Most replays find little
+    /// or nothing: a slice has room for more than one of them.
     pub(super) fn replay_turn(&mut self, now: Instant) {
         for _ in 0..TURN_SLICES.min(self.replays.ready.len()) {
             let Some(index) = self.replays.ready.pop_front() else { return };
             let Some(mut waiting) = self.replays.by_session.remove(&index) else { continue };
             waiting.ready = false;
-            if let Some(mut first) = waiting.replays.first_entry() {
+            let mut left = SLICE;
+            while left > 0
+                && let Some(mut first) = waiting.replays.first_entry()
+            {
                 let filter = first.key().clone();
-                if self.replay_slice(now, index, &filter, first.get_mut()) {
-                    first.remove();
+                if !self.replay_slice(now, index, &filter, first.get_mut(), &mut left) {
+                    break;
                 }
+                first.remove();
+                left = left.saturating_sub(REPLAY);
             }
             if !waiting.replays.is_empty() {
                 self.replays.by_session.insert(index, waiting);
@@ -123,9 +132,16 @@ impl Shard {
         }
     }
 
-    /// Delivers the next values; whether that was the last. A persistent session that takes them at QoS 1 or 2 gets a copy
-    /// of each in its queue, so that they are like any other message from then on.
-    fn replay_slice(&mut self, now: Instant, index: u32, filter: &str, replay: &mut Replay) -> bool {
+    /// Delivers the next values of so many topics; whether that was the last. A persistent session that takes them at QoS 1
+    /// or 2 gets a copy of each in its queue, so that they are like any other message from then on.
+    fn replay_slice(
+        &mut self,
+        now: Instant,
+        index: u32,
+        filter: &str,
+        replay: &mut Replay,
+        left: &mut usize,
+    ) -> bool {
         let Some(session) = self.sessions.get_mut(index as usize) else { return true };
         let shared = self.shared.clone();
         let retained = shared.retained();
@@ -134,7 +150,7 @@ impl Shard {
         let target = session.own_target(self.settings.id, qos, identifiers.clone());
         // Of a persistent session: what is replayed, and not yet said to be.
         let mut unsaid = None;
-        let more = retained.scan(filter, &mut replay.position, SLICE, |message| {
+        let more = retained.scan(filter, &mut replay.position, left, |message| {
             if !(session.is_idle(cx.outbound_limit) && session.is_in_pace(now)) {
                 return ControlFlow::Break(());
             }
