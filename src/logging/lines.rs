@@ -146,13 +146,19 @@ mod tests {
     fn nobody_waits_for_a_reader_who_does_not_read() {
         let (lines, open, written) = gated();
         let line = [b'x'; 1000];
+        (&lines).write_all(&line).expect("taken");
+        // The thread has that one, and is held up with it.
+        while !lines.0.lock().writing {
+            thread::yield_now();
+        }
         for _ in 0..5 * CAPACITY / line.len() {
             (&lines).write_all(&line).expect("taken or lost");
         }
         let waiting = lines.0.lock();
-        assert!(waiting.bytes.len() <= CAPACITY, "{}", waiting.bytes.len());
-        assert!(waiting.lost >= 3 * 1024, "{}", waiting.lost);
-        let taken = 5 * CAPACITY / line.len() - waiting.lost as usize;
+        let taken = CAPACITY / line.len();
+        assert_eq!(waiting.bytes.len(), taken * line.len());
+        assert_eq!(waiting.lost as usize, 5 * CAPACITY / line.len() - taken);
+        let taken = taken + 1;
         drop(waiting);
         let mut total = 0;
         while total < taken * line.len() {
