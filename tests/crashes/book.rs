@@ -251,6 +251,11 @@ impl Book {
         self.taken.iter().all(|taken| taken.since.is_some())
     }
 
+    /// Whether each publisher has had a message acknowledged.
+    pub fn all_acknowledged_something(&self) -> bool {
+        self.published.iter().all(|published| published.acknowledged.contains(&true))
+    }
+
     /// Grows while anything happens.
     pub fn progress(&self) -> u64 {
         self.seen + self.acknowledged + self.compared as u64

@@ -177,6 +177,11 @@ impl<'a> Scene<'a> {
         self.book.losing = crash == self.lost_at();
         let moment = Duration::from_millis(self.rng.u64(50..1000));
         self.go_on_for(moment / 2);
+        if crash == 0 {
+            // However seldom the publishers are there, each has something to lose.
+            let began = self.wait(|scene| scene.book.all_acknowledged_something());
+            assert!(began, "a publisher does not get on:\n{}", self.broker.log());
+        }
         if crash == self.lost_at() {
             self.set_habit("lost", Habit::Absent);
         }
