@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setpriority_process, setrlimit,
+};
 use socket2::{Domain, Socket, Type};
 use weirmq::protocol::codec;
 use weirmq::protocol::packet::*;
@@ -121,8 +123,10 @@ fn flood(address: SocketAddr, name: &str, enough: &AtomicBool) {
     publisher.ping();
 }
 
-/// Each reads a little in turn, until `enough`.
+/// Each reads a little in turn, until `enough`. Clients are elsewhere as a rule: what ten thousand of them cost here must
+/// not take the processor from the broker, so they have the lowest priority.
 fn read_slowly(readers: &mut [TcpStream], enough: &AtomicBool) {
+    setpriority_process(None, 19).expect("less is always allowed");
     let mut some = [0; 512];
     while !enough.load(Relaxed) {
         for reader in readers.iter_mut() {
