@@ -25,6 +25,9 @@ use super::transport::Transport;
 /// What a client is told whose certificate is not taken.
 const CERTIFICATE: &str = "its certificate is not accepted any more";
 
+/// What one is told who is not the user that its certificate names.
+const NOT_NAMED: &str = "its certificate does not name it as a user any more";
+
 /// How many certificates are checked at a time.
 const SLICE: usize = 8;
 
@@ -83,17 +86,16 @@ pub(super) fn admits_still(
 
 /// Why a client that came over this transport could not come by this door.
 fn objection(door: &Door, transport: &Transport, principal: &Principal) -> Option<&'static str> {
-    let certificate = transport.tls().and_then(|session| session.peer_certificates());
     if !certificate_holds(door, transport) {
         return Some(CERTIFICATE);
     }
-    match principal.user() {
-        None if !door.allow_anonymous => Some("anonymous clients are not accepted any more"),
-        Some(user) if principal.credential == 0 => {
-            let leaf = certificate.and_then(|chain| chain.first());
-            let named = door.identity_from.zip(leaf).and_then(|(from, leaf)| identity(leaf, from));
-            (named.as_deref() != Some(user)).then_some("its certificate does not name it as a user any more")
-        }
+    let leaf = transport.tls().and_then(|session| session.peer_certificates()).and_then(<[_]>::first);
+    let named = door.identity_from.zip(leaf).map(|(from, leaf)| identity(leaf, from));
+    match (principal.user(), named) {
+        (None, _) if !door.allow_anonymous => Some("anonymous clients are not accepted any more"),
+        // Whatever else it brought: a certificate that says who its client is has the last word.
+        (Some(user), Some(name)) if name.as_deref() != Some(user) => Some(NOT_NAMED),
+        (Some(_), None) if principal.credential == 0 => Some(NOT_NAMED),
         _ => None,
     }
 }
@@ -107,9 +109,10 @@ pub(super) fn outlived(door: &Door, transport: &Transport) -> Option<&'static st
 
 /// Whether this door would take the certificate of a client, or that it has none.
 fn certificate_holds(door: &Door, transport: &Transport) -> bool {
-    let (Some(tls), Some(session)) = (&door.tls, transport.tls()) else { return true };
+    let Some(tls) = &door.tls else { return true };
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let chain = session.peer_certificates().unwrap_or_default();
+    // One that came before the door had TLS has none, and cannot stay where one is asked for.
+    let chain = transport.tls().and_then(|session| session.peer_certificates()).unwrap_or_default();
     tls.recheck(chain, UnixTime::since_unix_epoch(wall)).is_ok()
 }
 

@@ -107,6 +107,48 @@ fn anonymous_clients_go_when_their_listener_takes_them_no_more() {
     ann.ping();
 }
 
+#[test]
+fn who_came_without_a_certificate_goes_where_one_is_asked_for_now() {
+    let (process, _authority) = start();
+    let plain = process.addresses[0];
+    let mut nobody = accepted(log_in(plain, None, None, "nobody"));
+    let trusting = trusting(&process.folder.path().join("ca.pem"));
+    let tls = process.addresses[1];
+    let (mut elsewhere, _) = Client::open_tls(tls, Version::V5, &trusting, "localhost").expect("a handshake");
+    elsewhere.hello("elsewhere");
+    let with_tls = "allow_anonymous = true
+[listener.tls]
+cert = \"{dir}/server.pem\"
+key = \"{dir}/server.key\"
+client_ca = \"{dir}/ca.pem\"
+require_client_cert = true
+";
+    let with_tls = with_tls.replace("{dir}", &process.folder.path().display().to_string());
+    edit(process.folder.path(), "allow_anonymous = true\n", &with_tls);
+    reload(&process, "INFO reloaded");
+    assert_eq!(nobody.expect_disconnect(), ReasonCode::NotAuthorized);
+    elsewhere.ping();
+}
+
+#[test]
+fn who_has_another_name_than_its_certificate_goes_once_certificates_say_who_one_is() {
+    let (process, authority) = start();
+    edit(process.folder.path(), "identity_from = \"cn\"\n", "");
+    reload(&process, "INFO reloaded");
+    let unit = authority.client("unit");
+    let tls = process.addresses[1];
+    let open = || Client::open_tls(tls, Version::V5, &unit, "localhost").expect("a handshake").0;
+    let (mut ann, mut nobody) = (open(), open());
+    nobody.hello("nobody");
+    let (username, password) = (Some("ann"), Some(&b"ann"[..]));
+    ann.send(&Packet::Connect(Connect { username, password, ..connect(Version::V5, "ann", true) }));
+    let mut ann = accepted(ann);
+    edit(process.folder.path(), "client_ca = \"", "identity_from = \"cn\"\nclient_ca = \"");
+    reload(&process, "INFO reloaded");
+    assert_eq!(ann.expect_disconnect(), ReasonCode::NotAuthorized);
+    nobody.ping();
+}
+
 /// The code of the SUBACK.
 fn subscribing(client: &mut Client, filter: &str) -> u8 {
     let mut raw = Vec::new();
