@@ -174,6 +174,11 @@ impl Gate {
         self.connections.most.store(most, Relaxed);
     }
 
+    /// Whether anybody is in who came by this listener.
+    pub fn is_used(&self) -> bool {
+        self.connections.now.load(Relaxed) > 0
+    }
+
     /// Whether a client may come from there now, as far as the rate of connections goes.
     pub(super) fn admits(&self, peer: Peer) -> bool {
         let admission = &self.admission;

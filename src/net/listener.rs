@@ -45,6 +45,7 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// What all shards know of a listener. It never changes: a reload puts another one into the listener's [`Doorway`], and
 /// who came before it has come by the old one.
+#[derive(Clone)]
 pub struct Door {
     /// Its `bind` as the configuration says it.
     pub name: Box<str>,
@@ -68,6 +69,8 @@ pub struct Door {
     pub gate: Arc<Gate>,
     /// Whether accepting fails at present.
     pub trouble: Arc<Trouble>,
+    /// A reload has removed the listener: nobody comes in any more, and who has come stays.
+    pub is_gone: bool,
 }
 
 impl Door {
@@ -102,7 +105,7 @@ impl Door {
             Bind::Unix { .. } => true,
         };
         // A proxy of this machine speaks for others.
-        is_near && self.proxies.is_none() && self.allow_anonymous
+        is_near && self.proxies.is_none() && self.allow_anonymous && !self.is_gone
     }
 }
 

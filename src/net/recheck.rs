@@ -79,6 +79,9 @@ pub(super) fn admits_still(
     principal: &Principal,
 ) -> Result<(), ProtocolError> {
     let now = doorway.borrow();
+    if now.is_gone {
+        return Err(no_longer("its listener is gone"));
+    }
     let other = (!Arc::ptr_eq(door, &now)).then_some(&*now);
     let objection = other.and_then(|door| objection(door, transport, principal));
     objection.or_else(|| withdrawn(&now.auth, principal)).map_or(Ok(()), |why| Err(no_longer(why)))

@@ -26,6 +26,8 @@ pub(super) struct Doors {
     inherited: Inherited,
     auth: Arc<Auth>,
     all: Vec<Opened>,
+    /// Those that a reload has removed, while anybody is there who came by them with a certificate.
+    gone: Vec<Gone>,
 }
 
 /// A listener that is open.
@@ -34,6 +36,13 @@ struct Opened {
     /// Its other ends are with the shards, who stop accepting when this is dropped.
     door: watch::Sender<Arc<Door>>,
     file: Option<SocketFile>,
+    seen: Vec<Option<Stamp>>,
+}
+
+/// A listener that is no more. Whoever came by it has a certificate that may yet be revoked.
+struct Gone {
+    config: ListenerConfig,
+    door: Arc<Door>,
     seen: Vec<Option<Stamp>>,
 }
 
@@ -89,8 +98,8 @@ pub(super) struct Plan {
 pub(super) struct Changes {
     /// For each new listener, one for each shard.
     pub(super) added: Vec<Vec<Listener>>,
-    /// Doors whose TLS is another one, where nobody is anonymous any more, or whose clients are local where they were not
-    /// or the other way round: who came by them is to be looked at.
+    /// Doors whose TLS is another one, where nobody is anonymous any more, whose clients are local where they were not
+    /// or the other way round, or that are gone: who came by them is to be looked at.
     pub(super) recheck: Vec<Arc<Door>>,
 }
 
@@ -119,7 +128,7 @@ impl Doors {
         auth: Arc<Auth>,
     ) -> Result<(Doors, Vec<Listener>), ServerError> {
         inherited.tell_unused(configs);
-        let mut doors = Doors { admission, inherited, auth, all: Vec::new() };
+        let mut doors = Doors { admission, inherited, auth, all: Vec::new(), gone: Vec::new() };
         let mut listeners = Vec::new();
         for config in configs {
             let (opened, listener) = doors.bind(config)?;
@@ -151,6 +160,7 @@ impl Doors {
             identity_from: identity_from(config),
             gate: Arc::new(Gate::new(self.admission.clone(), config.max_connections)),
             trouble: Arc::new(Trouble::default()),
+            is_gone: false,
         });
         let (sender, receiver) = watch::channel(door);
         let opened = Opened { config: config.clone(), door: sender, file, seen };
@@ -216,8 +226,12 @@ impl Doors {
                 }
             }
         }
+        changes.recheck.extend(self.look_at_gone());
         for opened in before.into_iter().flatten() {
-            info!(address = %opened.door.borrow().address, "listening no more");
+            let gone = opened.close();
+            info!(address = %gone.door.address, "listening no more");
+            changes.recheck.push(gone.door.clone());
+            self.gone.push(gone);
         }
         changes
     }
@@ -225,7 +239,7 @@ impl Doors {
     /// Looks whether files of the listeners have changed, and takes over those that can be used; the doors whose clients
     /// are to be looked at for that.
     pub(super) fn look(&mut self) -> Vec<Arc<Door>> {
-        let mut recheck = Vec::new();
+        let mut recheck = self.look_at_gone();
         for opened in &mut self.all {
             let seen = stamps(&opened.config);
             if seen == opened.seen {
@@ -246,28 +260,71 @@ impl Doors {
         }
         recheck
     }
+
+    /// The same for listeners that are no more.
+    fn look_at_gone(&mut self) -> Vec<Arc<Door>> {
+        self.gone.retain(|gone| gone.config.tls.is_some() && gone.door.gate.is_used());
+        self.gone.iter_mut().filter_map(Gone::look).collect()
+    }
+}
+
+impl Gone {
+    /// The door, if its clients are to be looked at because files have changed.
+    fn look(&mut self) -> Option<Arc<Door>> {
+        let seen = stamps(&self.config);
+        if seen == self.seen {
+            return None;
+        }
+        self.seen = seen;
+        match renewed(&self.door, &self.config) {
+            Ok(Renewal { door, .. }) => {
+                let other = !door.is_tls_of(&self.door);
+                self.door = door;
+                other.then(|| self.door.clone())
+            }
+            Err(error) => {
+                warn!(%error, "certificate files of a listener that is gone have changed, and what they held before stays in use");
+                None
+            }
+        }
+    }
+}
+
+/// What a configuration makes of a listener.
+fn renewed(before: &Door, config: &ListenerConfig) -> Result<Renewal, ServerError> {
+    // Before the files are read: what changes after that is seen the next time.
+    let seen = stamps(config);
+    let door = Arc::new(Door {
+        tls: read_tls(config, before.tls.as_ref())?,
+        websocket: config.websocket.clone().map(Arc::new),
+        proxies: config.proxies.clone(),
+        allow_anonymous: config.allow_anonymous,
+        max_packet_size: config.max_packet_size.unwrap_or(u32::MAX),
+        identity_from: identity_from(config),
+        ..before.clone()
+    });
+    Ok(Renewal { config: config.clone(), seen, door })
 }
 
 impl Opened {
     /// What this configuration makes of it.
     fn renewed(&self, config: &ListenerConfig) -> Result<Renewal, ServerError> {
-        // Before the files are read: what changes after that is seen the next time.
-        let seen = stamps(config);
-        let before = self.door.borrow();
-        let door = Arc::new(Door {
-            name: before.name.clone(),
-            address: before.address.clone(),
-            tls: read_tls(config, before.tls.as_ref())?,
-            websocket: config.websocket.clone().map(Arc::new),
-            proxies: config.proxies.clone(),
-            auth: before.auth.clone(),
-            allow_anonymous: config.allow_anonymous,
-            max_packet_size: config.max_packet_size.unwrap_or(u32::MAX),
-            identity_from: identity_from(config),
-            gate: before.gate.clone(),
-            trouble: before.trouble.clone(),
-        });
-        Ok(Renewal { config: config.clone(), seen, door })
+        renewed(&self.door.borrow(), config)
+    }
+
+    /// Accepts nobody any more; who has come by it is to be looked at once more, by what the files hold now.
+    fn close(self) -> Gone {
+        let Opened { config, door, file: _, seen } = self;
+        let before = door.borrow().clone();
+        let (now, seen) = match renewed(&before, &config) {
+            Ok(Renewal { door, seen, .. }) => (door, seen),
+            // They may have been removed with it.
+            Err(_) => (before, seen),
+        };
+        let gone = Arc::new(Door { is_gone: true, ..Door::clone(&now) });
+        // For those on their way in: the last that they see of it.
+        door.send_replace(gone.clone());
+        Gone { config, door: gone, seen }
     }
 
     /// Puts the new door into its place; the door, if its clients are to be looked at for that.

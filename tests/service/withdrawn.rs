@@ -29,6 +29,7 @@ allow_anonymous = true
 cert = \"{dir}/server.pem\"
 key = \"{dir}/server.key\"
 client_ca = \"{dir}/ca.pem\"
+client_crl = \"{dir}/ca.crl\"
 identity_from = \"cn\"
 [auth]
 password_file = \"{dir}/users\"
@@ -44,6 +45,7 @@ fn start() -> (Process, Authority) {
     let process = Process::start(CONFIG, |folder| {
         let made = Authority::new(folder);
         made.sign("unit", 10);
+        made.sign("other", 11);
         let hash = Hash::argon2id(b"ann", [7; 16], (64, 1, 1)).expect("a hash");
         replace(&folder.join("users"), &format!("ann:{}\n", hash.encode()));
         replace(&folder.join("secret"), SECRET);
@@ -201,6 +203,36 @@ fn who_is_a_local_client_no_longer_loses_the_statistics_and_nothing_else() {
             assert_eq!(subscribing(&mut ann, filter), 0, "{filter}");
         }
     }
+}
+
+#[test]
+fn who_came_by_a_listener_that_is_gone_stays_while_its_certificate_holds_and_is_local_no_more() {
+    let (process, authority) = start();
+    let (plain, tls) = (process.addresses[0], process.addresses[1]);
+    let mut ann = accepted(log_in(plain, Some("ann"), Some("ann"), "ann"));
+    assert_eq!(subscribing(&mut ann, "$SYS/#"), 0);
+    let certified = |name: &str| {
+        let config = authority.client(name);
+        let (mut client, _) = Client::open_tls(tls, Version::V5, &config, "localhost").expect("a handshake");
+        client.hello(name);
+        client
+    };
+    let (mut unit, mut other) = (certified("unit"), certified("other"));
+    let file = process.folder.path().join("weirmq.toml");
+    let before = fs::read_to_string(&file).expect("a configuration");
+    let rest = &before[before.find("[auth]").expect("it has users")..];
+    let socket = process.folder.path().join("mqtt.sock");
+    let only = format!("shards = 2\n[[listener]]\nbind = \"unix:{}\"\n{rest}", socket.display());
+    replace(&file, &only);
+    // One that is revoked by the same reload, and one later, when nothing but the list changes.
+    authority.revoke(&[11]);
+    reload(&process, "INFO reloaded");
+    assert_eq!(other.expect_disconnect(), ReasonCode::NotAuthorized);
+    assert_eq!(unsubscribing(&mut ann, "$SYS/#"), ReasonCode::NoSubscriptionExisted as u8);
+    unit.ping();
+    authority.revoke(&[10, 11]);
+    assert_eq!(unit.expect_disconnect(), ReasonCode::NotAuthorized);
+    ann.ping();
 }
 
 fn token(secret: &str) -> String {
