@@ -283,7 +283,7 @@ impl Gone {
                 other.then(|| self.door.clone())
             }
             Err(error) => {
-                warn!(%error, "certificate files of a listener that is gone have changed, and what they held before stays in use");
+                warn!(%error, "files of a listener that is gone have changed, and what they held before stays in use");
                 None
             }
         }
