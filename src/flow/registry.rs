@@ -14,7 +14,7 @@ use super::{OnLimit, RateRule, Scope};
 pub struct Flow {
     rates: Vec<RateRule>,
     deliveries: Vec<RateRule>,
-    shared: Mutex<Registry>,
+    shared: Arc<Mutex<Registry>>,
 }
 
 /// The shared buckets by what they are for. One that nobody has and that is full is as good as none.
@@ -74,7 +74,13 @@ pub struct Pace {
 impl Flow {
     /// With these rules for what comes in and for what goes out.
     pub fn new(rates: Vec<RateRule>, deliveries: Vec<RateRule>) -> Flow {
-        Flow { rates, deliveries, shared: Mutex::default() }
+        Flow { rates, deliveries, shared: Arc::default() }
+    }
+
+    /// The same with other rules. Whatever keeps its rate keeps its bucket too, as full as it is: those who come later take
+    /// from it together with those who are there.
+    pub fn with(&self, rates: Vec<RateRule>, deliveries: Vec<RateRule>) -> Flow {
+        Flow { rates, deliveries, shared: self.shared.clone() }
     }
 
     /// What a new connection's publishes must pass, if anything. `known` is the client's own bucket from before, which
@@ -98,14 +104,21 @@ impl Flow {
         (!gates.is_empty()).then(|| Box::new(Throttle(gates.into())))
     }
 
-    /// What deliveries to a new connection must pass, if anything.
-    pub fn pace(&self, now: Instant, client_id: &str, user: Option<&str>) -> Option<Box<Pace>> {
+    /// What deliveries to a new connection must pass, if anything. `known` is the client's own bucket from before, as in
+    /// [`Flow::throttle`].
+    pub fn pace(
+        &self,
+        now: Instant,
+        client_id: &str,
+        user: Option<&str>,
+        known: Option<Own>,
+    ) -> Option<Box<Pace>> {
         if self.deliveries.is_empty() {
             return None;
         }
         let mut tokens = Vec::new();
         if let Some(rule) = RateRule::find(&self.deliveries, Scope::Client, client_id) {
-            tokens.push(Tokens::Own(Own::new(rule.rate, now)));
+            tokens.push(Tokens::Own(renewed(known, rule.rate, now)));
         }
         let user = user.and_then(|user| Some((user, RateRule::find(&self.deliveries, Scope::User, user)?)));
         if let Some((user, rule)) = user {
@@ -129,7 +142,11 @@ impl Flow {
             registry.buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
             registry.purge_at = 2 * registry.buckets.len();
         }
-        registry.buckets.entry(key).or_insert_with(|| Arc::new(Shared::new(rate, now))).clone()
+        let bucket = registry.buckets.entry(key).or_insert_with(|| Arc::new(Shared::new(rate, now)));
+        if bucket.rate() != rate {
+            *bucket = Arc::new(Shared::new(rate, now));
+        }
+        bucket.clone()
     }
 }
 
@@ -160,17 +177,27 @@ impl Throttle {
 
     /// The client's own bucket, unless it is full: what a later connection of the same client goes on with.
     pub fn into_own(self, now: Instant) -> Option<Own> {
-        self.0.into_iter().find_map(|(tokens, _)| match tokens {
-            Tokens::Own(own) => Some(own).filter(|own| !own.is_full(now)),
-            Tokens::Shared(_) => None,
-        })
+        own(self.0.into_iter().map(|(tokens, _)| tokens), now)
     }
+}
+
+/// Of these buckets the one that nobody else takes from, unless it is full.
+fn own(mut all: impl Iterator<Item = Tokens>, now: Instant) -> Option<Own> {
+    all.find_map(|tokens| match tokens {
+        Tokens::Own(own) => Some(own).filter(|own| !own.is_full(now)),
+        Tokens::Shared(_) => None,
+    })
 }
 
 impl Pace {
     fn of(tokens: Vec<Tokens>) -> Option<Box<Pace>> {
         let pace = |tokens: Vec<Tokens>| Pace { tokens: tokens.into(), waits: false, listed: false };
         (!tokens.is_empty()).then(|| Box::new(pace(tokens)))
+    }
+
+    /// The same as [`Throttle::into_own`].
+    pub fn into_own(self, now: Instant) -> Option<Own> {
+        own(self.tokens.into_iter(), now)
     }
 
     /// Whether a delivery may leave now; if not, whoever asks has to wait.
@@ -222,7 +249,7 @@ mod tests {
     fn without_a_rule_there_is_nothing_to_ask() {
         let now = Instant::now();
         assert!(Flow::default().throttle(now, subject("a", Some("u")), None).is_none());
-        assert!(Flow::default().pace(now, "a", Some("u")).is_none());
+        assert!(Flow::default().pace(now, "a", Some("u"), None).is_none());
         let flow = Flow::new(vec![rule(Scope::User, "u", 1, OnLimit::Pause)], Vec::new());
         assert!(flow.throttle(now, subject("a", None), None).is_none());
         assert!(flow.throttle(now, subject("a", Some("v")), None).is_none());
@@ -255,6 +282,24 @@ mod tests {
         let mut second = flow.throttle(now, subject("a", None), left).expect("a rule holds");
         assert!(matches!(second.take(now, 1), Verdict::Wait(_)));
         assert!(second.into_own(now + Duration::from_secs(1)).is_none(), "it is full");
+    }
+
+    #[test]
+    fn other_rules_leave_the_buckets_of_those_that_stay_as_they_are() {
+        let now = Instant::now();
+        let user = |messages| rule(Scope::User, "u", messages, OnLimit::Reject);
+        let group = rule(Scope::Group, "db", 10, OnLimit::Pause);
+        let flow = Flow::new(vec![user(1)], vec![group.clone()]);
+        let of = |flow: &Flow| flow.throttle(now, subject("a", Some("u")), None).expect("a rule holds");
+        let pace = |flow: &Flow| flow.group_pace(now, "db").expect("a rule holds");
+        assert!(matches!(of(&flow).take(now, 1), Verdict::Pass));
+        pace(&flow).take(now, 1);
+        let more = flow.with(vec![user(1), rule(Scope::Listener, "*", 100, OnLimit::Pause)], vec![group]);
+        assert!(matches!(of(&more).take(now, 1), Verdict::Reject));
+        assert!(!pace(&more).is_open(now));
+        let other = flow.with(vec![user(2)], Vec::new());
+        assert!(matches!(of(&other).take(now, 1), Verdict::Pass), "another rate has a bucket of its own");
+        assert!(matches!(of(&other).take(now, 1), Verdict::Reject));
     }
 
     #[test]

@@ -96,10 +96,10 @@ impl Server {
         Taken(receiver)
     }
 
-    /// The buckets, as full as they are, unless their rules have changed.
+    /// The buckets, as full as they are, where their rates have not changed.
     fn flow_for(&mut self, config: &Config) -> Arc<Flow> {
         if (&self.config.rates, &self.config.deliveries) != (&config.rates, &config.deliveries) {
-            self.flow = Arc::new(Flow::new(config.rates.clone(), config.deliveries.clone()));
+            self.flow = Arc::new(self.flow.with(config.rates.clone(), config.deliveries.clone()));
         }
         self.flow.clone()
     }

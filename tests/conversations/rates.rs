@@ -176,6 +176,21 @@ fn to_come_back_does_not_bring_new_tokens() {
 }
 
 #[test]
+fn to_come_back_does_not_bring_deliveries_sooner() {
+    let mut w = paced(1, vec![rule(Scope::Client, "slow", 10, 500, OnLimit::Pause)]);
+    let p = w.connect(V5, "p");
+    let mut got = 0;
+    for _ in 0..20 {
+        let slow = w.connect(V5, "slow");
+        w.subscribe(slow, "t", QoS::AtMostOnce);
+        publish_many(&mut w, p, 10, QoS::AtMostOnce);
+        got += w.drain(slow).len();
+        w.cut(slow);
+    }
+    assert_eq!(got, 6);
+}
+
+#[test]
 fn the_clients_of_a_user_share_its_rate_and_each_gets_its_part() {
     let mut w = world(3, vec![rule(Scope::User, "*", 90, 50, OnLimit::Pause)]);
     let taker = w.connect(V5, "taker");

@@ -282,7 +282,7 @@ impl Shard {
         let will_now = !stopping && session.will.as_ref().is_some_and(|will| will.delay == 0);
         let timeout = session.next_timeout();
         let client_id = session.client_id.clone();
-        self.keep_throttle(now, &client_id, &mut link);
+        self.keep_rates(now, &client_id, &mut link);
         self.forget_parked(&link);
         self.closed.push_back(Closed { connection, client_id, outbound: link.outbound, reason });
         self.core.account(link.accounted, 0);

@@ -23,7 +23,14 @@ pub(super) const TOO_FAST: &str = "published faster than the configured rate";
 /// The buckets of clients that are gone and had used theirs up: to come back does not fill it.
 #[derive(Debug, Default)]
 pub(super) struct Departed {
-    buckets: HashMap<Box<str>, Own, foldhash::fast::RandomState>,
+    publishes: Buckets,
+    deliveries: Buckets,
+}
+
+/// By client identifier.
+#[derive(Debug, Default)]
+struct Buckets {
+    all: HashMap<Box<str>, Own, foldhash::fast::RandomState>,
     /// At so many, those that are full by now are forgotten.
     purge_at: usize,
 }
@@ -31,13 +38,14 @@ pub(super) struct Departed {
 /// The least number of buckets that is worth going through.
 const PURGE: usize = 1024;
 
-impl Departed {
-    fn put(&mut self, client_id: &str, own: Own, now: Instant) {
-        if self.buckets.len() >= self.purge_at.max(PURGE) {
-            self.buckets.retain(|_, own| !own.is_full(now));
-            self.purge_at = 2 * self.buckets.len();
+impl Buckets {
+    fn put(&mut self, client_id: &str, own: Option<Own>, now: Instant) {
+        let Some(own) = own else { return };
+        if self.all.len() >= self.purge_at.max(PURGE) {
+            self.all.retain(|_, own| !own.is_full(now));
+            self.purge_at = 2 * self.all.len();
         }
-        self.buckets.insert(client_id.into(), own);
+        self.all.insert(client_id.into(), own);
     }
 }
 
@@ -45,17 +53,18 @@ impl Shard {
     /// Decides, once for a connection, which rates hold for it.
     pub(super) fn bound_rates(&mut self, now: Instant, attach: &Attach<'_>, link: &mut Link) {
         let user = attach.principal.user();
-        let known = self.departed.buckets.remove(attach.client_id);
+        let Departed { publishes, deliveries } = &mut self.departed;
+        let known = (publishes.all.remove(attach.client_id), deliveries.all.remove(attach.client_id));
         let subject = Subject { client_id: attach.client_id, user, listener: attach.listener };
-        link.throttle = self.settings.flow.throttle(now, subject, known);
-        link.pace = self.settings.flow.pace(now, attach.client_id, user);
+        link.throttle = self.settings.flow.throttle(now, subject, known.0);
+        link.pace = self.settings.flow.pace(now, attach.client_id, user, known.1);
     }
 
     /// A connection is gone, but not what it has used up.
-    pub(super) fn keep_throttle(&mut self, now: Instant, client_id: &str, link: &mut Link) {
-        if let Some(own) = link.throttle.take().and_then(|throttle| throttle.into_own(now)) {
-            self.departed.put(client_id, own, now);
-        }
+    pub(super) fn keep_rates(&mut self, now: Instant, client_id: &str, link: &mut Link) {
+        let Departed { publishes, deliveries } = &mut self.departed;
+        publishes.put(client_id, link.throttle.take().and_then(|throttle| throttle.into_own(now)), now);
+        deliveries.put(client_id, link.pace.take().and_then(|pace| pace.into_own(now)), now);
     }
 
     /// Whether a PUBLISH of a connection whose rate is bounded may pass; `Some`: it does not come to its session.
