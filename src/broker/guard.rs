@@ -42,7 +42,12 @@ impl Guard {
         }
     }
 
-    /// The session is gone.
+    /// Whether it is.
+    pub(super) fn is_owned(&self, queue: QueueId) -> bool {
+        self.owners.contains_key(&queue)
+    }
+
+    /// It is not to be guarded any more.
     pub(super) fn disown(&mut self, queue: QueueId) {
         self.owners.remove(&queue);
     }

@@ -279,7 +279,12 @@ impl Interest {
         self.guard.leave(group, member);
     }
 
-    /// A session is gone.
+    /// Whether it is known who a session is.
+    pub fn is_owned(&self, queue: QueueId) -> bool {
+        self.guard.is_owned(queue)
+    }
+
+    /// A session is gone, or anybody's as far as reading goes.
     pub fn disown(&mut self, queue: QueueId) {
         self.guard.disown(queue);
     }

@@ -1,7 +1,10 @@
 //! A session belongs to its principal: for anybody else its client identifier is neither to be resumed, nor to be
 //! cleared, nor to be taken over, and whoever owns it notices nothing.
 
-use weirmq::principal::Principal;
+use std::sync::Arc;
+
+use weirmq::acl::Acl;
+use weirmq::principal::{Principal, Token};
 use weirmq::protocol::packet::*;
 use weirmq::protocol::reason::ReasonCode;
 
@@ -81,4 +84,62 @@ fn a_session_that_is_over_shuts_nobody_out() {
     w.advance(std::time::Duration::from_millis(3_600_200));
     let (_, present) = come(&mut w, &Principal::of_user("bob"), V5, false).expect("nobody's by now");
     assert!(!present);
+}
+
+/// The same user by a token with these claims.
+fn by_token(publish: Option<&str>, subscribe: Option<&str>) -> Principal {
+    let filters = |filter: Option<&str>| filter.map(|filter| vec![filter.to_owned()]);
+    let token = Token { expires: None, publish: filters(publish), subscribe: filters(subscribe) };
+    Principal { token: Some(Arc::new(token)), ..Principal::of_user("ann") }
+}
+
+/// A broker whose clients may do what their tokens say, a publisher, and a subscriber to everything.
+fn by_tokens(shards: u16) -> (World, usize, usize) {
+    let acl = Some(Acl::without_file(&[]));
+    let mut w = World::with(WorldSettings { shards, acl, ..WorldSettings::default() });
+    let (p, all) = (w.connect(V5, "p"), w.connect(V5, "all"));
+    w.subscribe(all, "#", QoS::AtMostOnce);
+    (w, p, all)
+}
+
+#[test]
+fn what_an_older_token_of_the_session_granted_is_not_granted_by_a_newer_one() {
+    for shards in [1, 2] {
+        for takes_over in [false, true] {
+            let (mut w, _, all) = by_tokens(shards);
+            let (c, _) = come(&mut w, &by_token(Some("a/#"), None), V5, false).expect("the first");
+            assert_eq!(w.publish(c, "a/x", QoS::AtLeastOnce, "by the first"), ReasonCode::Success);
+            if !takes_over {
+                w.cut(c);
+            }
+            let (c, present) = come(&mut w, &by_token(Some("b/#"), None), V5, false).expect("its own");
+            assert!(present);
+            assert_eq!(w.publish(c, "a/x", QoS::AtLeastOnce, "by the second"), ReasonCode::NotAuthorized);
+            assert_eq!(w.publish(c, "b/x", QoS::AtLeastOnce, "may be"), ReasonCode::Success);
+            assert_eq!(payloads(&w.drain(all)), ["by the first", "may be"]);
+        }
+    }
+}
+
+#[test]
+fn what_an_older_token_of_the_session_kept_from_it_a_newer_one_may_bring() {
+    for shards in [1, 2] {
+        for version in [Version::V4, V5] {
+            let (mut w, p, _) = by_tokens(shards);
+            let (c, _) = come(&mut w, &by_token(None, Some("a/#")), version, false).expect("the first");
+            w.subscribe(c, "#", QoS::AtLeastOnce);
+            w.subscribe(c, "$share/g/+/x", QoS::AtLeastOnce);
+            w.publish(p, "b/x", QoS::AtLeastOnce, "not by the first");
+            assert!(w.drain(c).is_empty());
+            w.cut(c);
+            let (c, _) = come(&mut w, &by_token(None, None), version, false).expect("its own");
+            w.publish(p, "b/x", QoS::AtLeastOnce, "by the second");
+            assert_eq!(payloads(&w.drain(c)), ["by the second"; 2]);
+            // And back again.
+            let (c, _) = come(&mut w, &by_token(None, Some("a/#")), version, false).expect("its own");
+            w.publish(p, "b/x", QoS::AtLeastOnce, "not by the third");
+            w.publish(p, "a/x", QoS::AtLeastOnce, "by the third");
+            assert_eq!(payloads(&w.drain(c)), ["by the third"; 2]);
+        }
+    }
 }

@@ -85,6 +85,7 @@ impl Shard {
         if self.core.rules.acl.is_none() {
             return;
         }
+        self.granted = Granted::default();
         self.drop_unreadable(now, index);
         self.guard_sessions(&[index]);
         self.sessions[index as usize].asked_by = UNDECIDED as u32;
@@ -126,15 +127,22 @@ impl Shard {
         tracing::info!(%client_id, subscriptions = filters.len(), "subscriptions ended: no right to read them any more");
     }
 
-    /// Tells those who route who these sessions are.
+    /// Tells those who route who these sessions are, and who is nobody of note any more.
     pub(super) fn guard_sessions(&self, indices: &[u32]) {
-        let owned = |index: &u32| Some((&self.sessions[*index as usize], self.owner(*index)?));
-        let owners: Vec<(&Session, Arc<Owner>)> = indices.iter().filter_map(owned).collect();
+        let owned = |index: &u32| (&self.sessions[*index as usize], self.owner(*index));
+        let mut owners: Vec<(&Session, Option<Arc<Owner>>)> = indices.iter().map(owned).collect();
+        let interest = self.shared.interest();
+        owners.retain(|(session, owner)| owner.is_some() || interest.is_owned(session.queue_id));
+        drop(interest);
         if owners.is_empty() {
             return;
         }
         self.shared.change_interest(|interest, _| {
             for (session, owner) in owners {
+                let Some(owner) = owner else {
+                    interest.disown(session.queue_id);
+                    continue;
+                };
                 let groups = session.subscriptions.iter().filter_map(|held| held.group.as_ref());
                 interest.own(session.queue_id, owner, groups.map(|membership| membership.queue));
             }
