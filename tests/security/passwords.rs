@@ -16,8 +16,8 @@ use rustls::crypto::ring::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use weirmq::auth::Auth;
 use weirmq::auth::hash::Hash;
+use weirmq::auth::{Attempt, Auth, Clocks};
 use weirmq::config::{
     AuthConfig, CertificateFiles, Config, IdentityFrom, JwtAlgorithm, JwtConfig, ListenerConfig, TlsConfig,
     TlsVersion,
@@ -186,6 +186,72 @@ fn to_fail_is_the_same_work_whoever_it_is_and_to_come_back_is_none() {
         assert_eq!(cost_of("ann", "right", true) + cost_of("bob", "right", true), 0, "remembered");
         assert_eq!(cost_of("bob", "wrong", false), by_dear, "what is remembered is the right one alone");
     }
+}
+
+#[test]
+fn what_is_remembered_is_forgotten_at_a_reload() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_with(&users(folder.path(), &[("ann", "right")]));
+    let mut server = Server::start(config.clone()).expect("it starts");
+    for reloads in 1..=3 {
+        for _ in 0..3 {
+            assert!(enters(&server, "ann", "right"));
+            assert_eq!(server.auth_work().hashes, reloads);
+        }
+        server.reload(config.clone()).expect("the same file").wait();
+    }
+}
+
+/// Failures are told later each time that an address fails as a user; of others, and of what is right, nothing is late.
+#[test]
+fn a_failure_is_late_for_its_address_and_user_and_what_is_right_is_not() {
+    const FIRST: Duration = Duration::from_secs(1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config_with(&users(folder.path(), &[("ann", "right"), ("bob", "his")]));
+    config.auth.failure_delay = FIRST;
+    let auth = Auth::start(&config, Clocks { now: Instant::now, wall: SystemTime::now }).expect("it starts");
+    let judged = |host: u8, user: &str, password: &str| {
+        let attempt = Attempt {
+            user: Some(user.into()),
+            password: Some(password.as_bytes().into()),
+            certified: None,
+            allow_anonymous: false,
+            address: Some([203, 0, 113, host].into()),
+        };
+        let (answer, answered) = std::sync::mpsc::channel();
+        let at_once = auth.judge(attempt, move |verdict| answer.send(verdict).expect("the test waits"));
+        let verdict = at_once.unwrap_or_else(|| answered.recv().expect("an answer"));
+        verdict.map(drop).map_err(|refused| refused.delay.as_secs())
+    };
+    for delay in [1, 2, 4, 8, 8] {
+        assert_eq!(judged(1, "ann", "wrong"), Err(delay));
+    }
+    assert_eq!((judged(2, "ann", "wrong"), judged(1, "bob", "wrong")), (Err(1), Err(1)));
+    assert_eq!((judged(1, "nobody", "wrong"), judged(1, "nobody", "wrong")), (Err(1), Err(2)));
+    // Worked out the first time and remembered the second.
+    for _ in 0..2 {
+        assert_eq!((judged(1, "ann", "right"), judged(1, "ann", "wrong")), (Ok(()), Err(1)));
+    }
+}
+
+#[test]
+fn who_fails_waits_for_the_answer_and_nobody_waits_for_who_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config_with(&users(folder.path(), &[("ann", "right"), ("bob", "his")]));
+    (config.auth.failure_delay, config.auth.threads) = (Duration::from_secs(600), 1);
+    (config.shards, config.limits.max_handshakes_per_address) = (1, 2);
+    let server = Server::start(config).expect("it starts");
+    let ask =
+        |id: &str, user: &str, password: &str| asking(&server, V5, id, true, (Some(user), Some(password)));
+    let mut guessing = ask("a", "ann", "wrong");
+    // There is one thread, and it has judged the guess before these, by the same address and as the same user.
+    for (user, password) in [("ann", "right"), ("bob", "his"), ("ann", "right")] {
+        ask(user, user, password).accepted();
+    }
+    assert!(guessing.poll(Duration::from_millis(1)).expect("the connection stands").is_none());
+    // It waits in a place for handshakes, and leaves it to those who come: it is told at last.
+    let _others = [ask("b", "ann", "wrong"), ask("c", "ann", "wrong")];
+    assert_eq!(guessing.refused(), ReasonCode::BadUserNameOrPassword);
 }
 
 #[test]
