@@ -47,12 +47,6 @@ impl Server {
         self.addresses = self.doors.addresses();
         self.admission.set_limits(&config.limits);
         self.shared.set_retained_limits(retained_limits(&config.limits));
-        for listeners in changes.added {
-            for (sender, listener) in self.senders.iter().zip(listeners) {
-                // A shard that is gone has ended the server.
-                let _ = sender.send(Mail::Listen(listener));
-            }
-        }
         for key in needing_a_restart(&self.config, &config) {
             warn!(key, "has changed, which takes a restart: until then the old value holds");
         }
@@ -75,7 +69,15 @@ impl Server {
             self.tell_memory();
         }
         self.take_over(config);
-        Ok(self.tell_shards(Some(rules), changes.recheck))
+        let taken = self.tell_shards(Some(rules), changes.recheck);
+        // Behind the rules in every shard's mail: nobody comes by a new listener to one that does not go by them yet.
+        for listeners in changes.added {
+            for (sender, listener) in self.senders.iter().zip(listeners) {
+                // A shard that is gone has ended the server.
+                let _ = sender.send(Mail::Listen(listener));
+            }
+        }
+        Ok(taken)
     }
 
     /// Takes up certificates, authorities and revocations whose files have changed. What cannot be used is said in the log,
