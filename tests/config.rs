@@ -471,6 +471,8 @@ fn a_certificate_that_cannot_be_used_is_an_error_that_names_key_and_path() {
     fs::write(dir.join("not-der.pem"), not_der).expect("a file");
     fs::copy(dir.join("server.key"), dir.join("open.key")).expect("a file");
     fs::set_permissions(dir.join("open.key"), Permissions::from_mode(0o604)).expect("its mode is set");
+    fs::copy(dir.join("ca.pem"), dir.join("open.pem")).expect("a file");
+    fs::set_permissions(dir.join("open.pem"), Permissions::from_mode(0o646)).expect("its mode is set");
     let table = [
         ("", "weirmq.toml:4:1: listener[0].tls: TLS needs a certificate: write `cert` and `key`"),
         ("cert = \"server.pem\"", "weirmq.toml:4:1: listener[0].tls: `cert` and `key` go together"),
@@ -517,6 +519,14 @@ fn a_certificate_that_cannot_be_used_is_an_error_that_names_key_and_path() {
         (
             "cert = \"server.pem\"\nkey = \"open.key\"",
             "weirmq.toml:6:7: …DIR/open.key: every user of this machine may read this key…",
+        ),
+        (
+            "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"open.pem\"",
+            "weirmq.toml:7:13: listener[0].tls.client_ca: DIR/open.pem: every user of this machine can write to it…",
+        ),
+        (
+            "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"ca.pem\"\nclient_crl = \"open.pem\"",
+            "weirmq.toml:8:14: listener[0].tls.client_crl: DIR/open.pem: every user of this machine can write to it…",
         ),
         (
             "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"ca.pem\"\nclient_crl = \"ca.pem\"",

@@ -9,6 +9,9 @@ mod file;
 mod rules;
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,14 +96,32 @@ impl fmt::Display for AclError {
 
 impl std::error::Error for AclError {}
 
+/// What others may do with a file than its owner and group: write to it.
+const WRITABLE: u32 = 0o002;
+
+/// Reads a file, unless everybody on the machine could have written to it what he is to be granted.
+fn read_guarded(path: &Path) -> Result<Vec<u8>, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    // Of the file that was opened, not of one that has taken its name since.
+    let facts = file.metadata().map_err(|error| error.to_string())?;
+    let mode = facts.mode() & 0o777;
+    if facts.is_file() && mode & WRITABLE != 0 {
+        return Err(format!("everybody can write to it (mode {mode:o}): chmod o-w it"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
 impl Acl {
     /// Reads an ACL file. One that is empty or has comments alone grants nothing to anybody.
     ///
     /// # Errors
-    /// If it cannot be read, or a line of it says nothing that is known: then all of it is refused.
+    /// If it cannot be read, everybody can write to it, or a line of it says nothing that is known: then all of it is
+    /// refused.
     pub fn load(path: &Path) -> Result<Acl, AclError> {
         let error = |line, reason| AclError { path: path.to_owned(), line, reason };
-        let bytes = std::fs::read(path).map_err(|failure| error(None, failure.to_string()))?;
+        let bytes = read_guarded(path).map_err(|reason| error(None, reason))?;
         Acl::parse(&bytes).map_err(|Wrong { line, reason }| error(Some(line), reason))
     }
 

@@ -220,6 +220,14 @@ pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read_guarded(path, ANYTHING).map(|(text, _)| text)
 }
 
+/// Reads a file that says who is who, unless others than its owner and group can write to it.
+///
+/// # Errors
+/// It cannot be read, or others can write to it.
+pub(super) fn read_public(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    read_guarded(path, WRITE).map(|(text, _)| text)
+}
+
 /// Reads a file with which others than its owner and group may do nothing that is `forbidden`; its mode.
 fn read_guarded(path: &Path, forbidden: u32) -> Result<(Vec<u8>, u32), ConfigError> {
     let wrong = |reason: String| ConfigError::at(path.display().to_string(), reason);

@@ -18,7 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use serde_json::{Map, Value};
 
 use super::der::{self, Der};
-use super::passwords::read_private;
+use super::passwords::{read_private, read_public};
 use super::{Attempt, Judgement, Method, Work};
 use crate::config::{ConfigError, JwtAlgorithm, JwtConfig};
 use crate::principal::{Principal, Token};
@@ -71,12 +71,12 @@ impl Tokens {
                 (Algorithm::HS256, DecodingKey::from_secret(secret))
             }
             JwtAlgorithm::Rs256 => {
-                let key = public_key(config).map_err(wrong)?;
+                let key = public_key(&read_public(&config.key)?).map_err(wrong)?;
                 let key = rsa(&key).ok_or_else(|| wrong("not the public key of RSA".to_owned()))?;
                 (Algorithm::RS256, DecodingKey::from_rsa_der(key))
             }
             JwtAlgorithm::Es256 => {
-                let key = public_key(config).map_err(wrong)?;
+                let key = public_key(&read_public(&config.key)?).map_err(wrong)?;
                 let key =
                     p256(&key).ok_or_else(|| wrong("not a public key on the curve P-256".to_owned()))?;
                 (Algorithm::ES256, DecodingKey::from_ec_der(key))
@@ -185,8 +185,8 @@ fn filters(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>
     all.collect::<Option<Vec<_>>>().map(Some).ok_or(wrong)
 }
 
-fn public_key(config: &JwtConfig) -> Result<Vec<u8>, String> {
-    let key = SubjectPublicKeyInfoDer::from_pem_file(&config.key);
+fn public_key(text: &[u8]) -> Result<Vec<u8>, String> {
+    let key = SubjectPublicKeyInfoDer::from_pem_slice(text);
     key.map(|key| key.to_vec()).map_err(|error| format!("no public key (PEM) can be read from it: {error}"))
 }
 

@@ -36,7 +36,7 @@ pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<Cert
         pem::Error::NoItemsFound => unusable(file, "no private key in it (PEM)"),
         error => unreadable(file, &error),
     })?;
-    if is_for_all(file) {
+    if others_may(file, ANYTHING) {
         return Err(unusable(file, "every user of this machine may read this key: chmod o-rwx it"));
     }
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
@@ -45,16 +45,30 @@ pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<Cert
     })
 }
 
-/// Whether users who are neither the owner nor of the file's group may do anything with it.
-fn is_for_all(file: &Path) -> bool {
-    std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o007 != 0)
+/// What users may do with a file who are neither its owner nor of its group: write to it, anything at all.
+const WRITE: u32 = 0o002;
+const ANYTHING: u32 = 0o007;
+
+fn others_may(file: &Path, what: u32) -> bool {
+    std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & what != 0)
+}
+
+/// Whoever can write to a file of those who say who may come in is whoever he likes.
+fn guarded(file: &Path) -> Result<(), String> {
+    let open = others_may(file, WRITE);
+    if open {
+        Err(unusable(file, "every user of this machine can write to it: chmod o-w it"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Reads the certificates (PEM) of authorities.
 ///
 /// # Errors
-/// The file cannot be read, or holds no certificate, or one that cannot be an authority's.
+/// Everybody may write to the file, or it cannot be read, or holds no certificate, or one that cannot be an authority's.
 pub fn read_authorities(file: &Path) -> Result<RootCertStore, String> {
+    guarded(file)?;
     let mut roots = RootCertStore::empty();
     for certificate in read_chain(file)? {
         roots.add(certificate).map_err(|error| not_a_certificate(file, &error))?;
@@ -65,8 +79,9 @@ pub fn read_authorities(file: &Path) -> Result<RootCertStore, String> {
 /// Reads the lists (PEM) of what authorities have revoked.
 ///
 /// # Errors
-/// The file cannot be read, or holds no list.
+/// Everybody may write to the file, or it cannot be read, or holds no list.
 pub fn read_revocations(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    guarded(file)?;
     let lists =
         CertificateRevocationListDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match lists {

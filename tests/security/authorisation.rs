@@ -1,5 +1,6 @@
 //! What a client may do once it is known who it is.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -675,6 +676,14 @@ fn an_empty_file_denies_everything_and_a_malformed_one_starts_nothing() {
     };
     assert!(load(Some("topic read a\n")).is_ok());
     assert!(load(Some("")).is_ok());
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("acl");
+    std::fs::write(&path, "topic read a\n").expect("written");
+    for (mode, is_open) in [(0o602, true), (0o666, true), (0o644, false), (0o600, false)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its own");
+        let error = Acl::load(&path).err().map(|error| error.to_string());
+        assert_eq!(error.is_some_and(|error| error.contains("everybody can write")), is_open, "{mode:o}");
+    }
     // Cut off in the middle, misspelt, missing: none of them is half taken.
     for (text, place) in
         [(Some("topic read a\ntopic re ad"), "acl:2: "), (Some("user\n"), "acl:1: "), (None, "acl: ")]

@@ -129,6 +129,15 @@ fn secrets_that_everybody_can_read_are_refused() {
         fs::set_permissions(&secret, Permissions::from_mode(mode)).expect("its own");
         Server::start(config.clone()).expect("nobody else can read it");
     }
+    // A public key may be read by everybody, and written by nobody else: it says whose word counts.
+    for algorithm in [JwtAlgorithm::Rs256, JwtAlgorithm::Es256] {
+        config.auth.jwt.iter_mut().for_each(|jwt| jwt.algorithm = algorithm);
+        for (mode, expected) in [(0o646, "everybody can write"), (0o644, "no public key (PEM)")] {
+            fs::set_permissions(&secret, Permissions::from_mode(mode)).expect("its own");
+            let error = Server::start(config.clone()).map(drop).expect_err("not to be used").to_string();
+            assert!(error.contains(expected), "{mode:o}: {error}");
+        }
+    }
 }
 
 /// Whoever can write to it is whoever he likes. That others can read it has to be: mosquitto_passwd makes its files so,
