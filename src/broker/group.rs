@@ -344,14 +344,6 @@ impl Group {
         self.refill(cx);
     }
 
-    /// Whether a page has brought what would find no place when it is forwarded: where the newest is dropped.
-    fn is_too_new(&self, delivery: &Delivery, cx: &GroupContext<'_>) -> bool {
-        self.meter.overflow() == Overflow::DropNewest
-            && self.meter.is_over()
-            && self.queue.is_early(delivery, cx.paging)
-            && !self.meter.has_place(self.held(), delivery.message.size() as u64)
-    }
-
     /// A page has come.
     pub fn take_page(&mut self, page: Page, cx: &mut GroupContext<'_>, give: Give<'_>) {
         let Some(errand) = self.queue.open_page(&page, cx.paging) else { return };
@@ -365,7 +357,8 @@ impl Group {
             } else if errand != Errand::Purge && self.has_excess() {
                 Some(DropReason::OverflowOldest)
             } else {
-                let refused = errand == Errand::Fill && self.is_too_new(&delivery, cx);
+                let refused = errand == Errand::Fill
+                    && self.queue.is_too_new(&delivery, &self.meter, || self.held(), cx.paging);
                 refused.then_some(DropReason::OverflowNewest)
             };
             if let Some(reason) = reason {

@@ -11,7 +11,9 @@ use std::time::Instant;
 use super::Delivery;
 use super::paging::{PAGE, Paging, parts};
 use super::queue::Queue;
+use crate::limits::Overflow;
 use crate::message::{MessageId, QueueId};
+use crate::meter::QueueMeter;
 use crate::store::restored::Waiting;
 use crate::store::{Page, PageEntry, PageRequest, Position, Store};
 
@@ -167,9 +169,24 @@ impl Backlog {
     }
 
     /// Whether a delivery that [`Backlog::read`] made has not been forwarded yet: nobody has given it a place.
-    pub fn is_early(&self, delivery: &Delivery, paging: &Paging) -> bool {
+    fn is_early(&self, delivery: &Delivery, paging: &Paging) -> bool {
         let id = delivery.message.id;
         self.tail.as_ref().is_some_and(|tail| !is_noted(&tail.seen, id)) && !paging.is_old(id)
+    }
+
+    /// Whether a page has brought what would find no place when it is forwarded: where the newest is dropped. `held` is
+    /// what has a place.
+    pub fn is_too_new(
+        &self,
+        delivery: &Delivery,
+        meter: &QueueMeter,
+        held: impl FnOnce() -> (u64, u64),
+        paging: &Paging,
+    ) -> bool {
+        meter.overflow() == Overflow::DropNewest
+            && meter.is_over()
+            && self.is_early(delivery, paging)
+            && !meter.has_place(held(), delivery.message.size() as u64)
     }
 
     /// A page may have brought this one before it was forwarded: then it is done with, and only counted now.

@@ -201,14 +201,10 @@ impl Session {
         self.meter.as_ref().is_some_and(|meter| drops(meter.overflow()) && meter.is_over())
     }
 
-    /// Whether a page has brought what would find no place when it is forwarded: where the newest is dropped.
+    /// Whether a page has brought one that is to be dropped as the newest.
     fn is_too_new(&self, delivery: &Delivery, cx: &Context<'_>) -> bool {
-        self.meter.as_ref().is_some_and(|meter| {
-            meter.overflow() == Overflow::DropNewest
-                && meter.is_over()
-                && self.queue.is_early(delivery, cx.paging)
-                && !meter.has_place(self.held(), delivery.message.size() as u64)
-        })
+        let meter = self.meter.as_ref();
+        meter.is_some_and(|meter| self.queue.is_too_new(delivery, meter, || self.held(), cx.paging))
     }
 
     /// Asks for a page if one is needed.
