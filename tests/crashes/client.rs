@@ -175,6 +175,10 @@ impl Client {
     }
 
     fn come_and_go(&mut self, around: &mut Surroundings<'_>) {
+        if self.link.is_some() && !self.accepted {
+            // A CONNECT that is left alone may be read after that of the next connection, and take that one's session over.
+            return;
+        }
         match (self.habit, self.link.is_some()) {
             (Habit::Steady, false) => self.connect(around),
             (Habit::Absent, true) => self.lose(),
