@@ -22,6 +22,7 @@ use super::passwords::{read_private, read_public};
 use super::{Attempt, Judgement, Method, Work};
 use crate::config::{ConfigError, JwtAlgorithm, JwtConfig};
 use crate::principal::{Principal, Token};
+use crate::protocol::topic::is_valid_filter;
 
 /// Clocks differ: a token may be used so many seconds before it begins. It ends to the second.
 const EARLY: u64 = 60;
@@ -177,11 +178,12 @@ fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, &'static
     }
 }
 
-/// A list of topic filters.
+/// A list of topic filters. One that is not well formed might match more than was meant.
 fn filters(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<String>>, &'static str> {
     let wrong = "what the token lets its user do is no list of filters";
     let Some(list) = claims.get(name) else { return Ok(None) };
-    let all = list.as_array().ok_or(wrong)?.iter().map(|filter| filter.as_str().map(str::to_owned));
+    let filter = |value: &Value| value.as_str().filter(|text| is_valid_filter(text)).map(str::to_owned);
+    let all = list.as_array().ok_or(wrong)?.iter().map(filter);
     all.collect::<Option<Vec<_>>>().map(Some).ok_or(wrong)
 }
 

@@ -94,6 +94,9 @@ fn what_a_token_says_wrongly_makes_it_worthless() {
         (json!({"sub": ""}), "no user"),
         (json!({"sub": 7}), "no user"),
         (json!({"sub": "ann", "publish": "a/#"}), "no list"),
+        (json!({"sub": "ann", "publish": ["a", "#/b"]}), "no list"),
+        (json!({"sub": "ann", "subscribe": ["a/#/b"]}), "no list"),
+        (json!({"sub": "ann", "subscribe": [""]}), "no list"),
         (json!({"sub": "ann", "subscribe": [1]}), "no list"),
         (json!(["ann"]), "be read"),
     ] {
