@@ -55,6 +55,7 @@ pub mod clock;
 pub mod config;
 pub mod dev_certs;
 pub mod escaped;
+pub mod files;
 pub mod flow;
 pub mod limits;
 pub mod logging;

@@ -9,12 +9,11 @@ mod file;
 mod rules;
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::files;
 use crate::principal::{Principal, Token};
 use crate::protocol::topic;
 
@@ -101,16 +100,12 @@ const WRITABLE: u32 = 0o002;
 
 /// Reads a file, unless everybody on the machine could have written to it what he is to be granted.
 fn read_guarded(path: &Path) -> Result<Vec<u8>, String> {
-    let mut file = File::open(path).map_err(|error| error.to_string())?;
-    // Of the file that was opened, not of one that has taken its name since.
-    let facts = file.metadata().map_err(|error| error.to_string())?;
+    let (file, facts) = files::open(path).map_err(|error| error.to_string())?;
     let mode = facts.mode() & 0o777;
-    if facts.is_file() && mode & WRITABLE != 0 {
+    if mode & WRITABLE != 0 {
         return Err(format!("everybody can write to it (mode {mode:o}): chmod o-w it"));
     }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes)
+    files::contents(file).map_err(|error| error.to_string())
 }
 
 impl Acl {

@@ -13,6 +13,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 
 use super::hash::Hash;
 use super::passwords::{Passwords, check_user};
+use crate::files;
 
 /// What `weirmq passwd` is told.
 #[derive(Args, Clone, Debug)]
@@ -58,7 +59,7 @@ fn change(args: &PasswdArgs) -> Result<(), String> {
         }
         Err(error) => return Err(named(error)),
     };
-    let old = if args.create { String::new() } else { fs::read_to_string(&path).map_err(named)? };
+    let old = if args.create { String::new() } else { files::read_text(&path).map_err(named)? };
     let is_theirs = |line: &str| line.split_once(':').is_some_and(|(user, _)| user == args.user);
     if args.delete {
         if !old.lines().any(is_theirs) {

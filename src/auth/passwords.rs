@@ -2,8 +2,6 @@
 //! that is wrong: half of a file must not become all of the users.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +12,8 @@ use ring::rand::SystemRandom;
 use super::hash::Hash;
 use super::{Attempt, Judgement, Method, Work};
 use crate::config::ConfigError;
+use crate::files;
 use crate::principal::Principal;
-
-/// The largest password file that is read: some million users.
-const LARGEST: u64 = 256 << 20;
 
 /// How many verified passwords are remembered at most.
 const MOST_REMEMBERED: usize = 100_000;
@@ -231,22 +227,13 @@ pub(super) fn read_public(path: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads a file with which others than its owner and group may do nothing that is `forbidden`; its mode.
 fn read_guarded(path: &Path, forbidden: u32) -> Result<(Vec<u8>, u32), ConfigError> {
     let wrong = |reason: String| ConfigError::at(path.display().to_string(), reason);
-    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
-    // Of the file that was opened, not of one that has taken its name since.
-    let facts = file.metadata().map_err(|error| wrong(error.to_string()))?;
-    if !facts.is_file() {
-        return Err(wrong("not a file".to_owned()));
-    }
+    let (file, facts) = files::open(path).map_err(|error| wrong(error.to_string()))?;
     let mode = facts.mode() & 0o777;
     if mode & forbidden != 0 {
         let access = if mode & WRITE != 0 { "can write to it" } else { "has access to it" };
         return Err(wrong(format!("everybody {access} (mode {mode:o}): chmod 600 it, or 640")));
     }
-    if facts.len() > LARGEST {
-        return Err(wrong(format!("{} bytes: too large", facts.len())));
-    }
-    let mut text = Vec::new();
-    file.take(LARGEST).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
+    let text = files::contents(file).map_err(|error| wrong(error.to_string()))?;
     Ok((text, mode))
 }
 

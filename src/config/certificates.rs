@@ -1,7 +1,7 @@
 //! Reads the files that a TLS listener names: when the configuration is loaded, so that a mistake is an error with a
 //! place and not a handshake that fails, and again when the listener opens. Each error says what is wrong with which file.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustls::RootCertStore;
@@ -11,13 +11,18 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
+use crate::files;
+
 /// Reads a certificate chain (PEM), of which the first certificate is well-formed.
 ///
 /// # Errors
 /// The file cannot be read, or holds no certificate.
 pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match chain {
+    chain_in(file, &files::read(file).map_err(|error| unusable(file, &error.to_string()))?)
+}
+
+fn chain_in(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    match CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>() {
         Ok(chain) => match chain.first().map(ParsedCertificate::try_from) {
             Some(Ok(_)) => Ok(chain),
             Some(Err(error)) => Err(not_a_certificate(file, &error)),
@@ -32,11 +37,13 @@ pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 /// # Errors
 /// Everybody may read the file, or it cannot be read, or holds no private key, or the one of another certificate.
 pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
-    let key = PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
+    let (opened, facts) = files::open(file).map_err(|error| unusable(file, &error.to_string()))?;
+    let text = files::contents(opened).map_err(|error| unusable(file, &error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         pem::Error::NoItemsFound => unusable(file, "no private key in it (PEM)"),
         error => unreadable(file, &error),
     })?;
-    if others_may(file, ANYTHING) {
+    if facts.mode() & ANYTHING != 0 {
         return Err(unusable(file, "every user of this machine may read this key: chmod o-rwx it"));
     }
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
@@ -49,18 +56,13 @@ pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<Cert
 const WRITE: u32 = 0o002;
 const ANYTHING: u32 = 0o007;
 
-fn others_may(file: &Path, what: u32) -> bool {
-    std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & what != 0)
-}
-
 /// Whoever can write to a file of those who say who may come in is whoever he likes.
-fn guarded(file: &Path) -> Result<(), String> {
-    let open = others_may(file, WRITE);
-    if open {
-        Err(unusable(file, "every user of this machine can write to it: chmod o-w it"))
-    } else {
-        Ok(())
+fn read_guarded(file: &Path) -> Result<Vec<u8>, String> {
+    let (opened, facts) = files::open(file).map_err(|error| unusable(file, &error.to_string()))?;
+    if facts.mode() & WRITE != 0 {
+        return Err(unusable(file, "every user of this machine can write to it: chmod o-w it"));
     }
+    files::contents(opened).map_err(|error| unusable(file, &error.to_string()))
 }
 
 /// Reads the certificates (PEM) of authorities.
@@ -68,9 +70,8 @@ fn guarded(file: &Path) -> Result<(), String> {
 /// # Errors
 /// Everybody may write to the file, or it cannot be read, or holds no certificate, or one that cannot be an authority's.
 pub fn read_authorities(file: &Path) -> Result<RootCertStore, String> {
-    guarded(file)?;
     let mut roots = RootCertStore::empty();
-    for certificate in read_chain(file)? {
+    for certificate in chain_in(file, &read_guarded(file)?)? {
         roots.add(certificate).map_err(|error| not_a_certificate(file, &error))?;
     }
     Ok(roots)
@@ -81,10 +82,8 @@ pub fn read_authorities(file: &Path) -> Result<RootCertStore, String> {
 /// # Errors
 /// Everybody may write to the file, or it cannot be read, or holds no list.
 pub fn read_revocations(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    guarded(file)?;
-    let lists =
-        CertificateRevocationListDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match lists {
+    let text = read_guarded(file)?;
+    match CertificateRevocationListDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>() {
         Ok(lists) if lists.is_empty() => Err(unusable(file, "no revocation list in it (PEM)")),
         Ok(lists) => Ok(lists),
         Err(error) => Err(unreadable(file, &error)),
@@ -104,8 +103,5 @@ fn unusable(file: &Path, reason: &str) -> String {
 }
 
 fn unreadable(file: &Path, error: &pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) => unusable(file, &error.to_string()),
-        error => unusable(file, &error.to_string()),
-    }
+    unusable(file, &error.to_string())
 }

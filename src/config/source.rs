@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
+use crate::files;
+
 /// Environment variables that begin so are settings: `WEIRMQ__LIMITS__MAX_INFLIGHT` is `limits.max_inflight`.
 const VARIABLE_PREFIX: &str = "WEIRMQ__";
 
@@ -61,11 +63,8 @@ pub(super) struct Source {
 impl Source {
     /// Reads a file.
     pub(super) fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            place: Some(path.display().to_string()),
-            key: None,
-            reason: error.to_string(),
-        })?;
+        let error = |reason: String| ConfigError::at(path.display().to_string(), reason);
+        let text = files::read_text(path).map_err(|failure| error(failure.to_string()))?;
         Ok(Source { origin: Origin::File(path.to_owned()), text })
     }
 

@@ -17,6 +17,7 @@ use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::config::{TlsConfig, TlsVersion, certificates};
+use crate::files;
 
 /// What ALPN calls MQTT, and what a WebSocket begins with. A client need not offer any; one that offers only others is
 /// refused, so that nobody can have a browser or a mail server talk to the broker unawares.
@@ -83,7 +84,7 @@ impl Tls {
 fn digest(config: &TlsConfig) -> u64 {
     let mut hasher = foldhash::quality::FixedState::default().build_hasher();
     for file in config.files() {
-        std::fs::read(file).ok().hash(&mut hasher);
+        files::read(file).ok().hash(&mut hasher);
     }
     hasher.finish()
 }

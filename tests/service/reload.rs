@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::ClientConfig;
 use weirmq::config::Config;
 use weirmq::protocol::packet::*;
@@ -116,6 +117,28 @@ fn a_bad_file_is_refused_with_its_line_and_the_old_state_stays() {
     replace(&path("weirmq.toml"), &toml);
     reload(&process, "INFO reloaded");
     steady.ping();
+}
+
+/// What stands in a file's place must not be waited for: whoever asks for the end, or for the next reload, waits as well.
+#[test]
+fn a_fifo_in_the_place_of_a_file_holds_nothing_up() {
+    let (process, authority) = start();
+    let good = authority.client("good");
+    let (mut steady, certificate) = connect_tls(process.addresses[1], &good, "steady");
+    for file in ["weirmq.toml", "users", "server.pem", "server.key", "ca.pem", "ca.crl"] {
+        let path = process.folder.path().join(file);
+        let right = fs::read_to_string(&path).expect("a file");
+        fs::remove_file(&path).expect("removed");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+        reload(&process, "not reloaded: everything stays as it was");
+        let log = process.log();
+        let said = log.lines().rfind(|line| line.contains("not reloaded")).expect("it is said");
+        assert!(said.contains(&format!("{file}: not a file")), "{said}");
+        steady.ping();
+        assert_eq!(connect_tls(process.addresses[1], &good, "again").1, certificate);
+        replace(&path, &right);
+    }
+    reload(&process, "INFO reloaded");
 }
 
 #[test]
