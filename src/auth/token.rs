@@ -8,7 +8,7 @@ use std::time::Duration;
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::signature::{self, Verifier};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation, decode};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, TokenData, Validation, decode};
 use ring::hmac;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
@@ -103,7 +103,11 @@ impl Tokens {
     /// Whose a token is and what it says; `wall` in seconds since 1970.
     fn open(&self, text: &[u8], user: Option<&str>, work: &Work<'_>) -> Result<Principal, &'static str> {
         let claims = decode::<Map<String, Value>>(text, &self.key, &self.validation);
-        let claims = claims.map_err(|error| why(&error))?.claims;
+        let TokenData { header, claims, .. } = claims.map_err(|error| why(&error))?;
+        // RFC 7515, section 4.1.11: what it says there changes what a token means.
+        if header.crit.is_some() {
+            return Err("the token demands that more is understood than is here");
+        }
         let subject = claims.get(&self.user_claim).and_then(Value::as_str).filter(|name| !name.is_empty());
         let subject = subject.ok_or("the token names no user")?;
         if user.is_some_and(|user| !user.is_empty() && user != subject) {

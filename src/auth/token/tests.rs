@@ -201,3 +201,14 @@ fn a_short_secret_or_one_that_all_can_read_is_refused() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("its own");
     assert!(error(&config(&path)).contains("everybody"));
 }
+
+#[test]
+fn what_a_token_demands_to_be_understood_is_not_passed_over() {
+    let tokens = tokens(|_| {});
+    for header in [json!({"alg": "HS256", "crit": ["exp"]}), json!({"alg": "HS256", "crit": []})] {
+        let said = format!("{}.{}", part(&header), part(&json!({"sub": "ann"})));
+        let text = format!("{said}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac(said.as_bytes())));
+        let error = open(&tokens, &text, None).expect_err("more is demanded");
+        assert!(error.contains("more is understood"), "{error}");
+    }
+}
