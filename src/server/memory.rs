@@ -94,7 +94,7 @@ impl Watch {
             MemoryBudget::Off => Groups { limit: None, sockets: None },
             _ => Groups::find(&read("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")),
         };
-        let physical = total_of(&read("/proc/meminfo"));
+        let physical = physical(&read("/proc/meminfo"));
         let there_is = groups.limit.into_iter().chain(physical).min();
         let budget = match limits.memory {
             MemoryBudget::Off => None,
@@ -134,6 +134,14 @@ impl Watch {
 /// What cannot be read says nothing.
 fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The bytes of physical memory: what `/proc/meminfo` says, which in a container may be less than the machine has, or the
+/// system itself, for a service may not see that file (`ProcSubset=pid`).
+fn physical(meminfo: &str) -> Option<u64> {
+    let system = rustix::system::sysinfo();
+    let machine = (system.totalram as u64).checked_mul(u64::from(system.mem_unit));
+    machine.into_iter().chain(total_of(meminfo)).min()
 }
 
 /// The bytes of physical memory in `/proc/meminfo`.
@@ -214,5 +222,8 @@ mod tests {
         assert_eq!(total_of("MemTotal:       24684360 kB\nMemFree: 1 kB\n"), Some(24_684_360 * 1024));
         assert_eq!(total_of("nothing"), None);
         assert!(total_of(&read("/proc/meminfo")).is_some_and(|bytes| bytes > MIB));
+        let machine = physical("").expect("the system says it");
+        assert!(machine > MIB && Some(machine) >= total_of(&read("/proc/meminfo")));
+        assert_eq!(physical("MemTotal: 1024 kB\n"), Some(MIB), "a container's");
     }
 }
