@@ -10,14 +10,32 @@ pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut plain = 0;
-        for (at, unsafe_one) in self.0.char_indices().filter(|&(_, c)| needs_escape(c)) {
-            f.write_str(&self.0[plain..at])?;
-            write!(f, "{}", unsafe_one.escape_default())?;
-            plain = at + unsafe_one.len_utf8();
-        }
-        f.write_str(&self.0[plain..])
+        escape(self.0, needs_escape, f)
     }
+}
+
+/// The same as one word: its blanks are escaped as well, so that in a line of the log no name passes for the fields that
+/// follow it, an address for instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a>(pub &'a str);
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        escape(self.0, |c| c.is_whitespace() || needs_escape(c), f)
+    }
+}
+
+fn escape(text: &str, needs: impl Fn(char) -> bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut plain = 0;
+    for (at, unsafe_one) in text.char_indices().filter(|&(_, c)| needs(c)) {
+        f.write_str(&text[plain..at])?;
+        match unsafe_one {
+            ' ' => write!(f, "{}", unsafe_one.escape_unicode())?,
+            _ => write!(f, "{}", unsafe_one.escape_default())?,
+        }
+        plain = at + unsafe_one.len_utf8();
+    }
+    f.write_str(&text[plain..])
 }
 
 /// Control characters (C0, DEL, C1), line and paragraph separators, zero-width and bidirectional formatting, and the
@@ -45,6 +63,19 @@ mod tests {
         ];
         for (text, shown) in table {
             assert_eq!(Escaped(text).to_string(), shown, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_a_line_of_the_log_is_one_word() {
+        let table = [
+            ("küche", "küche"),
+            ("x address=10.0.0.1", "x\\u{20}address=10.0.0.1"),
+            ("a\u{a0}b\u{2003}c", "a\\u{a0}b\\u{2003}c"),
+            (" \t\n\\", "\\u{20}\\t\\n\\\\"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(Word(text).to_string(), shown, "{text:?}");
         }
     }
 }

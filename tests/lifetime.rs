@@ -107,9 +107,12 @@ fn a_health_check_is_not_in_the_log() {
 fn what_clients_call_themselves_cannot_forge_a_line_of_the_log() {
     let mut process = Process::start(CONFIG, |_| {});
     Client::connect(process.addresses[0], Version::V4, "a\nINFO forged").disconnect();
+    Client::connect(process.addresses[0], Version::V4, "b address=10.0.0.1:1").disconnect();
     signal(&process, "TERM");
     process.wait();
-    assert!(process.log().contains("client_id=a\\nINFO forged"), "{}", process.log());
+    let log = process.log();
+    assert!(log.contains("client_id=a\\nINFO\\u{20}forged address=127.0.0.1:"), "{log}");
+    assert!(log.contains("client_id=b\\u{20}address=10.0.0.1:1 address=127.0.0.1:"), "{log}");
 }
 
 #[test]

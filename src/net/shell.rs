@@ -14,7 +14,7 @@ use tracing::field::display;
 use tracing::info;
 
 use crate::broker::shard::{Attach, CloseReason, Closed, Shard};
-use crate::escaped::Escaped;
+use crate::escaped::Word;
 use crate::limits::Limits;
 use crate::message::PeerId;
 use crate::protocol::codec;
@@ -197,7 +197,7 @@ impl Shell {
         };
         let opened = Opened { stream, transport, address, permit, rest };
         if let Err(error) = recheck::admits_still(&door, &opened.transport, &principal) {
-            info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
+            info!(client_id = %Word(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
         }
         let mut turn = self.turn();
@@ -206,7 +206,7 @@ impl Shell {
         {
             drop(turn);
             let error = ProtocolError::new(ReasonCode::ServerBusy, detail);
-            info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
+            info!(client_id = %Word(client_id), %address, reason = %error, "refused");
             return closing::refuse(self, opened, &Refusal::of(&connect, error));
         }
         let connected = turn.shard.connect(Instant::now(), attach);
@@ -219,13 +219,13 @@ impl Shell {
                 turn.sockets.insert(socket);
                 drop(turn);
                 spawn_local(ConnectionTask::new(self.clone(), id));
-                let (client_id, version) = (Escaped(client_id), name_of(connect.version));
-                let user = principal.user().map(|user| display(Escaped(user)));
+                let (client_id, version) = (Word(client_id), name_of(connect.version));
+                let user = principal.user().map(|user| display(Word(user)));
                 info!(%client_id, user, %address, version, "connected");
             }
             Err(error) => {
                 drop(turn);
-                info!(client_id = %Escaped(client_id), %address, reason = %error, "refused");
+                info!(client_id = %Word(client_id), %address, reason = %error, "refused");
                 closing::refuse(self, opened, &Refusal::of(&connect, error));
             }
         }
@@ -238,7 +238,7 @@ impl Shell {
             let Closed { connection, client_id, outbound, reason } = closed;
             let Some(socket) = state.sockets.remove(connection) else { continue };
             state.shard.forgets(socket.kept());
-            let (client_id, address) = (Escaped(&client_id), socket.address);
+            let (client_id, address) = (Word(&client_id), socket.address);
             match &reason {
                 CloseReason::Disconnected => {
                     info!(%client_id, %address, reason = "DISCONNECT", "disconnected")

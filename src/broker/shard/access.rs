@@ -123,7 +123,7 @@ impl Shard {
         }
         let session = &self.sessions[index as usize];
         session.bind_queue(&self.settings.queue_rules);
-        let client_id = crate::escaped::Escaped(&session.client_id);
+        let client_id = crate::escaped::Word(&session.client_id);
         tracing::info!(%client_id, subscriptions = filters.len(), "subscriptions ended: no right to read them any more");
     }
 

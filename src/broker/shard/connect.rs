@@ -374,7 +374,7 @@ impl Shard {
         if session.persistent {
             self.last_end = self.core.store.push(Record::SessionEnded(session.queue_id));
             if dropped > 0 {
-                let client_id = crate::escaped::Escaped(&session.client_id);
+                let client_id = crate::escaped::Word(&session.client_id);
                 tracing::warn!(%client_id, messages = dropped, reason = reason.name(), "session ended with messages");
             }
         }

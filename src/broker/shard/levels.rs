@@ -5,7 +5,7 @@ use tracing::warn;
 use super::Shard;
 use crate::broker::outbox::Item;
 use crate::broker::route::Route;
-use crate::escaped::Escaped;
+use crate::escaped::Word;
 use crate::message::QueueId;
 use crate::meter::{Level, QueueMeter};
 use crate::protocol::packet::QoS;
@@ -39,7 +39,7 @@ impl Shard {
     }
 
     fn say(&self, name: &str, meter: &QueueMeter, level: Level) {
-        let (queue, filter) = (Escaped(name), meter.rule(&self.settings.queue_rules));
+        let (queue, filter) = (Word(name), meter.rule(&self.settings.queue_rules));
         let (messages, bytes, overflow) = (meter.messages(), meter.bytes(), meter.overflow());
         match level {
             Level::Filling => warn!(%queue, filter, messages, bytes, ?overflow, "queue at 80 % of its limit"),
