@@ -9,7 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use weirmq::protocol::packet::Version;
+use weirmq::auth::hash::Hash;
+use weirmq::protocol::packet::*;
 
 use crate::common::client::*;
 use crate::eventually;
@@ -143,8 +144,12 @@ fn the_unit_runs_under_systemd_from_activation_to_the_end() {
         let text = text.replace(":1883", &format!(":{port}")).replace("WatchdogSec=60s", "WatchdogSec=5s");
         fs::write(units.join(format!("weirmq.{end}")), text).expect("written");
     }
+    // With users, for whom there are threads that step back behind the others.
     let listener = format!("[[listener]]\nbind = \"127.0.0.1:{port}\"\nallow_anonymous = true\n");
-    fs::write(etc.join("weirmq.toml"), listener).expect("written");
+    let users = "[auth]\npassword_file = \"/etc/weirmq/users\"\n";
+    fs::write(etc.join("weirmq.toml"), listener + users).expect("written");
+    let hash = Hash::argon2id(b"ann", [7; 16], (64, 1, 1)).expect("a hash");
+    fs::write(etc.join("users"), format!("ann:{}\n", hash.encode())).expect("written");
     fs::write(etc.join("conf.d/10-more.toml"), "shards = 2\n").expect("written");
     let systemd = Systemd::boot(&units, &etc);
     if is_missing("namespaces and control groups for systemd", systemd.is_none()) {
@@ -159,6 +164,10 @@ fn the_unit_runs_under_systemd_from_activation_to_the_end() {
     Client::connect(address, Version::V5, "first").ping();
     eventually("it is ready", || systemd.show("ActiveState") == "active");
     assert_eq!(systemd.show("StatusText"), format!("Serving on 127.0.0.1:{port}"));
+    let mut ann = Client::open(address, Version::V5);
+    let (username, password) = (Some("ann"), Some(&b"ann"[..]));
+    ann.send(&Packet::Connect(Connect { username, password, ..connect(Version::V5, "ann", true) }));
+    ann.accepted();
 
     // A reload, good and bad.
     let more = free_port();
