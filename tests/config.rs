@@ -329,6 +329,14 @@ fn every_mistake_names_file_line_column_and_key() {
             "[[listener]]\nbind = \"127.0.0.1:1\"\nallow_anonymous = true\ntrusted_proxies = [\"10.0.0.1/8\"]",
             "weirmq.toml:4:19: listener[0].trusted_proxies: expected an IP address or a network…",
         ),
+        (
+            "[[rate]]\nper = \"client\"\nname = \"a*b\"\nmax_messages_rate = 1",
+            "weirmq.toml:3:8: rate[0].name: `*` stands for every ending…",
+        ),
+        (
+            "[[delivery]]\nper = \"group\"\nname = \"$share/g\"\nmax_messages_rate = 1",
+            "weirmq.toml:3:8: delivery[0].name: expected the name of a share group alone…",
+        ),
         // Not TOML; lines and columns of characters, not bytes.
         ("shards = ", "weirmq.toml:1:…"),
         ("a = 1\nshards = 1\nshards = 2", "weirmq.toml:3:1: duplicate key"),

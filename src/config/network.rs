@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+/// The bits in front of an IPv4 address in the form that IPv6 has for it.
+const MAPPED: u32 = 96;
+
 /// Addresses that begin alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -44,8 +47,16 @@ impl FromStr for Network {
             Some(len) if len.bytes().all(|byte| byte.is_ascii_digit()) => len.parse().map_err(|_| ())?,
             Some(_) => return Err(()),
         };
-        let fits = prefix <= width && trailing >= width - prefix;
-        if fits { Ok(Network { base, prefix }) } else { Err(()) }
+        if prefix > width || trailing < width - prefix {
+            return Err(());
+        }
+        // Addresses are asked about in the form of IPv4 where they have one.
+        match base {
+            IpAddr::V6(v6) if prefix >= MAPPED && v6.to_ipv4_mapped().is_some() => {
+                Ok(Network { base: base.to_canonical(), prefix: prefix - MAPPED })
+            }
+            _ => Ok(Network { base, prefix }),
+        }
     }
 }
 
@@ -64,6 +75,8 @@ mod tests {
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.1.2.3", "::ffff:10.1.2.3", "10.1.2.4"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.0"),
+            ("::ffff:10.1.2.3", "::ffff:10.1.2.3", "10.1.2.4"),
             ("0.0.0.0/0", "255.255.255.255", "::1"),
             ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::1"),
             ("::/0", "::1", "127.0.0.1"),

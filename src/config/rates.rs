@@ -95,6 +95,15 @@ impl Layers {
             let reason = "bounds nothing: write `max_messages_rate` or `max_bytes_rate`";
             return Err(self.error(path, reason));
         }
+        let name = &rule.name;
+        if name.strip_suffix('*').unwrap_or(name).contains('*') {
+            let reason = "`*` stands for every ending, and not for what is within a name";
+            return Err(self.error(&format!("{path}.name"), reason));
+        }
+        if rule.scope == Scope::Group && name.contains(['/', '+', '#']) {
+            let reason = "expected the name of a share group alone, without $share/ and filter";
+            return Err(self.error(&format!("{path}.name"), reason));
+        }
         if rules.iter().any(|other| (other.scope, &other.name) == (rule.scope, &rule.name)) {
             return Err(self.error(&format!("{path}.name"), "there is a rule for this name already"));
         }
