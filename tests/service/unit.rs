@@ -13,6 +13,7 @@ use weirmq::auth::hash::Hash;
 use weirmq::protocol::packet::*;
 
 use crate::common::client::*;
+use crate::common::process::dev_certs;
 use crate::eventually;
 
 /// In tenths, as systemd-analyze counts.
@@ -148,6 +149,7 @@ fn the_unit_runs_under_systemd_from_activation_to_the_end() {
     let listener = format!("[[listener]]\nbind = \"127.0.0.1:{port}\"\nallow_anonymous = true\n");
     let users = "[auth]\npassword_file = \"/etc/weirmq/users\"\n";
     fs::write(etc.join("weirmq.toml"), listener + users).expect("written");
+    dev_certs(&etc);
     let hash = Hash::argon2id(b"ann", [7; 16], (64, 1, 1)).expect("a hash");
     fs::write(etc.join("users"), format!("ann:{}\n", hash.encode())).expect("written");
     fs::write(etc.join("conf.d/10-more.toml"), "shards = 2\n").expect("written");
@@ -174,13 +176,19 @@ fn the_unit_runs_under_systemd_from_activation_to_the_end() {
     let file = "/etc/weirmq/conf.d/10-more.toml";
     let listeners = format!(
         "listener = [{{ bind = '127.0.0.1:{port}', allow_anonymous = true }}, \
-         {{ bind = '127.0.0.1:{more}', allow_anonymous = true }}]\n"
+         {{ bind = 'unix:/run/weirmq/mqtt.sock', allow_anonymous = true }}, \
+         {{ bind = '127.0.0.1:{more}', allow_anonymous = true, \
+            tls = {{ cert = '/etc/weirmq/certs/server.pem', key = '/etc/weirmq/certs/server.key' }} }}]\n"
     );
     let write = |text: &str| systemd.run(&["sh", "-c", &format!("printf '%s' \"{text}\" >{file}")]);
     assert!(write(&listeners).status.success());
     systemd.succeed(&["reload", "weirmq.service"]);
     eventually("both listen", || systemd.show("StatusText").ends_with(&format!(", 127.0.0.1:{more}")));
-    Client::connect(([127, 0, 0, 1], more).into(), Version::V5, "second").ping();
+    let trusting = trusting(&etc.join("certs/ca.pem"));
+    let more = ([127, 0, 0, 1], more).into();
+    Client::open_tls(more, Version::V5, &trusting, "localhost").expect("a handshake").0.hello("second");
+    let socket = systemd.run(&["stat", "-c", "%U %a", "/run/weirmq/mqtt.sock"]).stdout;
+    assert_eq!(String::from_utf8_lossy(&socket), "weirmq 660\n");
     assert!(write("nonsense").status.success());
     systemd.succeed(&["reload", "weirmq.service"]);
     eventually("it is said", || systemd.show("StatusText").contains("10-more.toml:1:"));
