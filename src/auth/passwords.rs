@@ -195,6 +195,9 @@ pub(super) fn check_user(user: &str) -> Result<(), String> {
         "a user name cannot begin with # or a space, nor end with a space"
     } else if user.contains(|c: char| c == ':' || c.is_control()) {
         "a user name cannot hold a colon or control characters"
+    } else if user.starts_with('\u{feff}') {
+        // An editor has put it there, and nobody would ever be the first user.
+        "a byte order mark, which would be a part of the name: save the file as UTF-8 without one"
     } else if user.len() > usize::from(u16::MAX) {
         "a user name that is too long"
     } else {
@@ -294,6 +297,7 @@ mod tests {
             assert_eq!(error(&format!("ok:{HASH}\n{line}\nend:{HASH}\n")).0, 2, "{line}");
         }
         assert_eq!(error(&format!("ann:{HASH}\nann:{HASH}\n")).0, 2);
+        assert_eq!(error(&format!("\u{feff}ann:{HASH}\nbob:{HASH}\n")).0, 1);
         let bytes = [format!("ann:{HASH}\n").as_bytes(), b"\xff\xfe"].concat();
         assert!(Passwords::parse(&bytes).is_err());
     }
