@@ -226,6 +226,7 @@ impl Session {
     pub fn attach(&mut self, link: Link) {
         self.inflight.rewind();
         self.detached = None;
+        self.received.reconnected();
         self.link = Some(link);
     }
 

@@ -112,6 +112,7 @@ impl Session {
             {
                 // [MQTT-4.3.3-10]: the same id again is the same message; only its PUBREC is repeated.
                 self.application_message(publish, cx)?;
+                self.received.insert(packet_id, ticket);
                 let again = Acknowledged { packet_id, qos: QoS::ExactlyOnce, bytes: 0 };
                 self.acknowledge(again, ReasonCode::Success, "", ticket, cx)?;
                 return Ok(Action::None);
@@ -121,7 +122,7 @@ impl Session {
         Ok(Action::Publish(message, publish.packet_id))
     }
 
-    /// [MQTT-3.3.4-7]: what is unacknowledged never exceeds the Receive Maximum that CONNACK told.
+    /// [MQTT-3.3.4-7]: what is unacknowledged never exceeds the Receive Maximum that CONNACK told, in each connection anew.
     fn check_receive_maximum(
         &mut self,
         packet_id: PacketId,
@@ -129,10 +130,10 @@ impl Session {
         cx: &Context<'_>,
     ) -> Result<(), ProtocolError> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        if qos == QoS::ExactlyOnce && self.received.get(packet_id).is_some() {
+        if qos == QoS::ExactlyOnce && self.received.is_current(packet_id) {
             return Ok(());
         }
-        let outstanding = self.received.len() + usize::from(link.unacknowledged);
+        let outstanding = self.received.current() + usize::from(link.unacknowledged);
         if link.version == Version::V5 && outstanding >= usize::from(cx.limits.receive_maximum) {
             let detail = format!("more than {} unacknowledged", cx.limits.receive_maximum);
             return Err(ProtocolError::new(ReasonCode::ReceiveMaximumExceeded, detail));

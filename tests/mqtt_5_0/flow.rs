@@ -151,8 +151,7 @@ fn mqtt_3_3_4_7_a_client_over_the_servers_receive_maximum() {
 }
 
 #[test]
-fn receive_maximum_of_a_resumed_publisher() {
-    // What its session remembers of QoS 2 counts in the next connection as well.
+fn receive_maximum_begins_anew_with_each_connection() {
     let mut w = World::limited(Limits { receive_maximum: 2, ..Limits::default() });
     let p = w.resume(V5, "p");
     let publish =
@@ -160,13 +159,20 @@ fn receive_maximum_of_a_resumed_publisher() {
     w.send(p, &publish(1));
     w.send(p, &publish(2));
     w.cut(p);
+    // What its session remembers of an earlier connection is none of this one's.
+    let p = w.resume(V5, "p");
+    w.send(p, &publish(3));
+    w.send(p, &publish(4));
+    assert_eq!(w.take(p).len(), 2);
+    w.cut(p);
+    // A repeat is one that this connection has sent, and what is released makes room where it was one.
     let p = w.resume(V5, "p");
     w.send(p, &publish(1));
-    w.send(p, &publish(2));
-    assert_eq!(w.take(p).len(), 2);
-    w.send(p, &Packet::PubRel(ack_of(id(1))));
     w.send(p, &Packet::PubRel(ack_of(id(2))));
+    w.send(p, &publish(5));
+    w.send(p, &Packet::PubRel(ack_of(id(1))));
     w.send(p, &publish(3));
-    assert_eq!(w.take(p).len(), 3);
-    expect_open(&mut w, p);
+    assert_eq!(w.take(p).len(), 5);
+    w.send(p, &publish(4));
+    expect_closed(&mut w, p, ReasonCode::ReceiveMaximumExceeded);
 }
