@@ -20,7 +20,7 @@ use crate::broker::shard::{Headroom, Rules, Shard};
 use crate::message::PeerId;
 
 use super::handshake::Arrival;
-use super::listener::{Door, Listener};
+use super::listener::{Doorway, Listener};
 use super::shell::Shell;
 use super::stream::{Detached, Stream};
 
@@ -50,7 +50,7 @@ pub struct Reload {
     /// The shard's own rules, if they change.
     pub rules: Option<Rules>,
     /// Doors that may not let in any more who came by them, or make other clients of them: who did is to be looked at.
-    pub recheck: Vec<Arc<Door>>,
+    pub recheck: Vec<Doorway>,
     /// Who says whether passwords that were right still are.
     pub auth: Arc<Auth>,
     /// Closed when every shard has taken all of this in.

@@ -52,9 +52,11 @@ pub(super) async fn run(shell: Rc<Shell>, reload: Arc<Reload>) {
 
 fn look(state: &mut State, id: ConnectionId, reload: &Reload) {
     let Some(socket) = state.sockets.get(id) else { return };
-    let door = reload.recheck.iter().find(|door| socket.seat.is_of(&door.gate));
+    // As it is now: a later reload may have come between.
+    let mut doors = reload.recheck.iter().map(|doorway| doorway.borrow());
+    let door = doors.find(|door| socket.seat.is_of(&door.gate));
     let Some(principal) = state.shard.principal(id) else { return };
-    let objection = door.and_then(|door| objection(door, &socket.transport, principal));
+    let objection = door.as_ref().and_then(|door| objection(door, &socket.transport, principal));
     let now = Instant::now();
     if let Some(why) = objection.or_else(|| withdrawn(&reload.auth, principal)) {
         state.shard.close(now, id, no_longer(why));

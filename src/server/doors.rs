@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::auth::Auth;
 use crate::config::{Bind, IdentityFrom, ListenerConfig};
 use crate::net::admission::{Admission, Gate};
-use crate::net::listener::{Door, Listener, Listening, Trouble};
+use crate::net::listener::{Door, Doorway, Listener, Listening, Trouble};
 use crate::net::tls::Tls;
 
 use super::ServerError;
@@ -42,7 +42,7 @@ struct Opened {
 /// A listener that is no more. Whoever came by it has a certificate that may yet be revoked.
 struct Gone {
     config: ListenerConfig,
-    door: Arc<Door>,
+    door: watch::Sender<Arc<Door>>,
     seen: Vec<Option<Stamp>>,
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Changes {
     pub(super) added: Vec<Vec<Listener>>,
     /// Doors whose TLS is another one, where nobody is anonymous any more, whose clients are local where they were not
     /// or the other way round, or that are gone: who came by them is to be looked at.
-    pub(super) recheck: Vec<Arc<Door>>,
+    pub(super) recheck: Vec<Doorway>,
 }
 
 enum Planned {
@@ -229,8 +229,8 @@ impl Doors {
         changes.recheck.extend(self.look_at_gone());
         for opened in before.into_iter().flatten() {
             let gone = opened.close();
-            info!(address = %gone.door.address, "listening no more");
-            changes.recheck.push(gone.door.clone());
+            info!(address = %gone.door.borrow().address, "listening no more");
+            changes.recheck.push(gone.door.subscribe());
             self.gone.push(gone);
         }
         changes
@@ -238,7 +238,7 @@ impl Doors {
 
     /// Looks whether files of the listeners have changed, and takes over those that can be used; the doors whose clients
     /// are to be looked at for that.
-    pub(super) fn look(&mut self) -> Vec<Arc<Door>> {
+    pub(super) fn look(&mut self) -> Vec<Doorway> {
         let mut recheck = self.look_at_gone();
         for opened in &mut self.all {
             let seen = stamps(&opened.config);
@@ -262,25 +262,26 @@ impl Doors {
     }
 
     /// The same for listeners that are no more.
-    fn look_at_gone(&mut self) -> Vec<Arc<Door>> {
-        self.gone.retain(|gone| gone.config.tls.is_some() && gone.door.gate.is_used());
+    fn look_at_gone(&mut self) -> Vec<Doorway> {
+        self.gone.retain(|gone| gone.config.tls.is_some() && gone.door.borrow().gate.is_used());
         self.gone.iter_mut().filter_map(Gone::look).collect()
     }
 }
 
 impl Gone {
     /// The door, if its clients are to be looked at because files have changed.
-    fn look(&mut self) -> Option<Arc<Door>> {
+    fn look(&mut self) -> Option<Doorway> {
         let seen = stamps(&self.config);
         if seen == self.seen {
             return None;
         }
         self.seen = seen;
-        match renewed(&self.door, &self.config) {
+        let before = self.door.borrow().clone();
+        match renewed(&before, &self.config) {
             Ok(Renewal { door, .. }) => {
-                let other = !door.is_tls_of(&self.door);
-                self.door = door;
-                other.then(|| self.door.clone())
+                let other = !door.is_tls_of(&before);
+                self.door.send_replace(door);
+                other.then(|| self.door.subscribe())
             }
             Err(error) => {
                 warn!(%error, "files of a listener that is gone have changed, and what they held before stays in use");
@@ -322,13 +323,12 @@ impl Opened {
             Err(_) => (before, seen),
         };
         let gone = Arc::new(Door { is_gone: true, ..Door::clone(&now) });
-        // For those on their way in: the last that they see of it.
-        door.send_replace(gone.clone());
-        Gone { config, door: gone, seen }
+        door.send_replace(gone);
+        Gone { config, door, seen }
     }
 
     /// Puts the new door into its place; the door, if its clients are to be looked at for that.
-    fn put(&mut self, renewal: Renewal) -> Option<Arc<Door>> {
+    fn put(&mut self, renewal: Renewal) -> Option<Doorway> {
         let Renewal { config, seen, door } = renewal;
         if let Bind::Unix { path, mode } = &config.bind
             && self.config.bind != config.bind
@@ -341,7 +341,7 @@ impl Opened {
         let before = self.door.send_replace(door.clone());
         let fewer = before.allow_anonymous && !door.allow_anonymous;
         let other = before.is_local() != door.is_local() || !door.is_tls_of(&before);
-        (fewer || other).then_some(door)
+        (fewer || other).then(|| self.door.subscribe())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::broker::shard::Rules;
 use crate::config::Config;
 use crate::flow::registry::Flow;
 use crate::net::lane::{Mail, Reload};
-use crate::net::listener::Door;
+use crate::net::listener::Doorway;
 
 use super::memory::Watch;
 use super::{Server, ServerError, retained_limits, rules, warn_of_passwords};
@@ -89,7 +89,7 @@ impl Server {
         }
     }
 
-    fn tell_shards(&self, rules: Option<Rules>, recheck: Vec<Arc<Door>>) -> Taken {
+    fn tell_shards(&self, rules: Option<Rules>, recheck: Vec<Doorway>) -> Taken {
         let (taken, receiver) = mpsc::channel(1);
         let reload = Arc::new(Reload { rules, recheck, auth: self.auth.clone(), taken });
         for sender in &self.senders {
