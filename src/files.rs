@@ -1,9 +1,10 @@
 //! Reads the files of an operator, at the start and again while the broker runs: regular ones alone and up to a
-//! bound, for what keeps the reader waiting, as a FIFO does, or never ends would hold up everything that waits for it.
+//! bound, for what keeps the reader waiting, as a FIFO does, or never ends would hold up everything that waits for it. And
+//! where it matters, only those that are not open to everybody on the machine.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -11,15 +12,47 @@ use rustix::fs::OFlags;
 /// The largest file that is read, in bytes: of passwords some million users.
 pub const LARGEST: u64 = 256 << 20;
 
-/// Opens a file to be read as a whole, with what the system says of the one that was opened (another may have taken its
-/// name since).
+/// What users may not be able to do with a file who are neither its owner nor of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barred {
+    /// To write to it: whoever can write to what says who may come in is whoever he likes.
+    Writing,
+    /// Anything: it is a secret.
+    Anything,
+}
+
+impl Barred {
+    /// The bits of a file's mode that allow it.
+    fn bits(self) -> u32 {
+        match self {
+            Barred::Writing => 0o002,
+            Barred::Anything => 0o007,
+        }
+    }
+
+    /// Holds a file's mode against it.
+    ///
+    /// # Errors
+    /// Everybody may do what is barred.
+    pub fn check(self, mode: u32) -> io::Result<()> {
+        if mode & self.bits() == 0 {
+            return Ok(());
+        }
+        let access = if mode & Barred::Writing.bits() != 0 { "can write to it" } else { "has access to it" };
+        let reason = format!("everybody {access} (mode {mode:o}): chmod 600 it, or 640");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+    }
+}
+
+/// All of a file, and its mode.
 ///
 /// # Errors
-/// It cannot be opened, is too large, or is no regular file.
-pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
+/// As for [`read`].
+pub fn read_with_mode(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     // To open a FIFO would wait for somebody who writes to it otherwise.
     let flags = OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    // Of the file that was opened, not of one that has taken its name since.
     let facts = file.metadata()?;
     if !facts.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
@@ -28,25 +61,28 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
         let reason = format!("{} bytes: too large", facts.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
     }
-    Ok((file, facts))
+    let mut bytes = Vec::new();
+    // It may have grown.
+    file.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok((bytes, facts.mode() & 0o777))
 }
 
-/// All of a file that was opened, up to the bound if it has grown meanwhile.
+/// All of a file with which not everybody may do what is `barred`.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn contents(file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
+/// Everybody may, or as for [`read`].
+pub fn read_guarded(path: &Path, barred: Barred) -> io::Result<Vec<u8>> {
+    let (bytes, mode) = read_with_mode(path)?;
+    barred.check(mode)?;
     Ok(bytes)
 }
 
 /// All of a file.
 ///
 /// # Errors
-/// As for [`open`], or it cannot be read.
+/// It cannot be opened or read, is too large, or is no regular file.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    contents(open(path)?.0)
+    Ok(read_with_mode(path)?.0)
 }
 
 /// All of a file of text.
@@ -59,7 +95,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::symlink;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};

@@ -526,15 +526,15 @@ fn a_certificate_that_cannot_be_used_is_an_error_that_names_key_and_path() {
         ),
         (
             "cert = \"server.pem\"\nkey = \"open.key\"",
-            "weirmq.toml:6:7: …DIR/open.key: every user of this machine may read this key…",
+            "weirmq.toml:6:7: …DIR/open.key: everybody has access to it (mode …): chmod 600 it, or 640",
         ),
         (
             "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"open.pem\"",
-            "weirmq.toml:7:13: listener[0].tls.client_ca: DIR/open.pem: every user of this machine can write to it…",
+            "weirmq.toml:7:13: listener[0].tls.client_ca: DIR/open.pem: everybody can write to it (mode …): chmod 600 it, or 640",
         ),
         (
             "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"ca.pem\"\nclient_crl = \"open.pem\"",
-            "weirmq.toml:8:14: listener[0].tls.client_crl: DIR/open.pem: every user of this machine can write to it…",
+            "weirmq.toml:8:14: listener[0].tls.client_crl: DIR/open.pem: everybody can write to it (mode …): chmod 600 it, or 640",
         ),
         (
             "cert = \"server.pem\"\nkey = \"server.key\"\nclient_ca = \"ca.pem\"\nclient_crl = \"ca.pem\"",

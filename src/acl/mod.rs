@@ -9,11 +9,10 @@ mod file;
 mod rules;
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::files;
+use crate::files::{self, Barred};
 use crate::principal::{Principal, Token};
 use crate::protocol::topic;
 
@@ -95,19 +94,6 @@ impl fmt::Display for AclError {
 
 impl std::error::Error for AclError {}
 
-/// What others may do with a file than its owner and group: write to it.
-const WRITABLE: u32 = 0o002;
-
-/// Reads a file, unless everybody on the machine could have written to it what he is to be granted.
-fn read_guarded(path: &Path) -> Result<Vec<u8>, String> {
-    let (file, facts) = files::open(path).map_err(|error| error.to_string())?;
-    let mode = facts.mode() & 0o777;
-    if mode & WRITABLE != 0 {
-        return Err(format!("everybody can write to it (mode {mode:o}): chmod o-w it"));
-    }
-    files::contents(file).map_err(|error| error.to_string())
-}
-
 impl Acl {
     /// Reads an ACL file. One that is empty or has comments alone grants nothing to anybody.
     ///
@@ -116,7 +102,8 @@ impl Acl {
     /// refused.
     pub fn load(path: &Path) -> Result<Acl, AclError> {
         let error = |line, reason| AclError { path: path.to_owned(), line, reason };
-        let bytes = read_guarded(path).map_err(|reason| error(None, reason))?;
+        let read = files::read_guarded(path, Barred::Writing);
+        let bytes = read.map_err(|failure| error(None, failure.to_string()))?;
         Acl::parse(&bytes).map_err(|Wrong { line, reason }| error(Some(line), reason))
     }
 

@@ -2,7 +2,7 @@
 //! that is wrong: half of a file must not become all of the users.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,8 +12,11 @@ use ring::rand::SystemRandom;
 use super::hash::Hash;
 use super::{Attempt, Judgement, Method, Work};
 use crate::config::ConfigError;
-use crate::files;
+use crate::files::{self, Barred};
 use crate::principal::Principal;
+
+/// The bit of a file's mode that lets everybody read it.
+const READ: u32 = 0o004;
 
 /// How many verified passwords are remembered at most.
 const MOST_REMEMBERED: usize = 100_000;
@@ -45,7 +48,9 @@ impl Passwords {
     ///
     /// [doubt]: Passwords::doubt
     pub fn read(path: &Path) -> Result<Passwords, ConfigError> {
-        let (text, mode) = read_guarded(path, WRITE)?;
+        let read = files::read_with_mode(path);
+        let (text, mode) = read.map_err(|error| unusable(path, &error))?;
+        Barred::Writing.check(mode).map_err(|error| unusable(path, &error))?;
         let mut passwords = Passwords::parse(&text).map_err(|(line, reason)| {
             let place = path.display();
             let place = if line == 0 { place.to_string() } else { format!("{place}:{line}") };
@@ -206,38 +211,17 @@ pub(super) fn check_user(user: &str) -> Result<(), String> {
     Err(reason.to_owned())
 }
 
-/// What users may do with a file who are neither its owner nor of its group: read it, write to it, anything at all.
-const READ: u32 = 0o004;
-const WRITE: u32 = 0o002;
-const ANYTHING: u32 = 0o007;
-
-/// Reads a file with secrets, unless others than its owner and group have access to it.
+/// Reads a file with secrets, unless others than its owner and group have access to it, or, for `Barred::Writing`, one that
+/// says who is who, unless they can write to it.
 ///
 /// # Errors
-/// It cannot be read, or others can.
-pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    read_guarded(path, ANYTHING).map(|(text, _)| text)
+/// It cannot be read, or others can do that.
+pub(super) fn read_guarded(path: &Path, barred: Barred) -> Result<Vec<u8>, ConfigError> {
+    files::read_guarded(path, barred).map_err(|error| unusable(path, &error))
 }
 
-/// Reads a file that says who is who, unless others than its owner and group can write to it.
-///
-/// # Errors
-/// It cannot be read, or others can write to it.
-pub(super) fn read_public(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    read_guarded(path, WRITE).map(|(text, _)| text)
-}
-
-/// Reads a file with which others than its owner and group may do nothing that is `forbidden`; its mode.
-fn read_guarded(path: &Path, forbidden: u32) -> Result<(Vec<u8>, u32), ConfigError> {
-    let wrong = |reason: String| ConfigError::at(path.display().to_string(), reason);
-    let (file, facts) = files::open(path).map_err(|error| wrong(error.to_string()))?;
-    let mode = facts.mode() & 0o777;
-    if mode & forbidden != 0 {
-        let access = if mode & WRITE != 0 { "can write to it" } else { "has access to it" };
-        return Err(wrong(format!("everybody {access} (mode {mode:o}): chmod 600 it, or 640")));
-    }
-    let text = files::contents(file).map_err(|error| wrong(error.to_string()))?;
-    Ok((text, mode))
+fn unusable(path: &Path, error: &io::Error) -> ConfigError {
+    ConfigError::at(path.display().to_string(), error.to_string())
 }
 
 #[cfg(test)]

@@ -18,9 +18,10 @@ use rustls_pki_types::pem::PemObject;
 use serde_json::{Map, Value};
 
 use super::der::{self, Der};
-use super::passwords::{read_private, read_public};
+use super::passwords::read_guarded;
 use super::{Attempt, Judgement, Method, Work};
 use crate::config::{ConfigError, JwtAlgorithm, JwtConfig};
+use crate::files::Barred;
 use crate::principal::{Principal, Token};
 use crate::protocol::topic::is_valid_filter;
 
@@ -62,7 +63,7 @@ impl Tokens {
         let wrong = |reason: String| ConfigError::at(config.key.display().to_string(), reason);
         let (algorithm, key) = match config.algorithm {
             JwtAlgorithm::Hs256 => {
-                let text = read_private(&config.key)?;
+                let text = read_guarded(&config.key, Barred::Anything)?;
                 let secret = text.trim_ascii_end();
                 if secret.len() < SHORTEST_SECRET {
                     let reason =
@@ -72,12 +73,12 @@ impl Tokens {
                 (Algorithm::HS256, DecodingKey::from_secret(secret))
             }
             JwtAlgorithm::Rs256 => {
-                let key = public_key(&read_public(&config.key)?).map_err(wrong)?;
+                let key = public_key(&read_guarded(&config.key, Barred::Writing)?).map_err(wrong)?;
                 let key = rsa(&key).ok_or_else(|| wrong("not the public key of RSA".to_owned()))?;
                 (Algorithm::RS256, DecodingKey::from_rsa_der(key))
             }
             JwtAlgorithm::Es256 => {
-                let key = public_key(&read_public(&config.key)?).map_err(wrong)?;
+                let key = public_key(&read_guarded(&config.key, Barred::Writing)?).map_err(wrong)?;
                 let key =
                     p256(&key).ok_or_else(|| wrong("not a public key on the curve P-256".to_owned()))?;
                 (Algorithm::ES256, DecodingKey::from_ec_der(key))

@@ -1,7 +1,6 @@
 //! Reads the files that a TLS listener names: when the configuration is loaded, so that a mistake is an error with a
 //! place and not a handshake that fails, and again when the listener opens. Each error says what is wrong with which file.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustls::RootCertStore;
@@ -11,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use crate::files;
+use crate::files::{self, Barred};
 
 /// Reads a certificate chain (PEM), of which the first certificate is well-formed.
 ///
@@ -37,32 +36,21 @@ fn chain_in(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, St
 /// # Errors
 /// Everybody may read the file, or it cannot be read, or holds no private key, or the one of another certificate.
 pub fn read_key(file: &Path, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
-    let (opened, facts) = files::open(file).map_err(|error| unusable(file, &error.to_string()))?;
-    let text = files::contents(opened).map_err(|error| unusable(file, &error.to_string()))?;
+    let (text, mode) = files::read_with_mode(file).map_err(|error| unusable(file, &error.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         pem::Error::NoItemsFound => unusable(file, "no private key in it (PEM)"),
         error => unreadable(file, &error),
     })?;
-    if facts.mode() & ANYTHING != 0 {
-        return Err(unusable(file, "every user of this machine may read this key: chmod o-rwx it"));
-    }
+    Barred::Anything.check(mode).map_err(|error| unusable(file, &error.to_string()))?;
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => unusable(file, "not the key of the certificate"),
         error => unusable(file, &error.to_string()),
     })
 }
 
-/// What users may do with a file who are neither its owner nor of its group: write to it, anything at all.
-const WRITE: u32 = 0o002;
-const ANYTHING: u32 = 0o007;
-
-/// Whoever can write to a file of those who say who may come in is whoever he likes.
+/// Reads a file of those who say who may come in.
 fn read_guarded(file: &Path) -> Result<Vec<u8>, String> {
-    let (opened, facts) = files::open(file).map_err(|error| unusable(file, &error.to_string()))?;
-    if facts.mode() & WRITE != 0 {
-        return Err(unusable(file, "every user of this machine can write to it: chmod o-w it"));
-    }
-    files::contents(opened).map_err(|error| unusable(file, &error.to_string()))
+    files::read_guarded(file, Barred::Writing).map_err(|error| unusable(file, &error.to_string()))
 }
 
 /// Reads the certificates (PEM) of authorities.
