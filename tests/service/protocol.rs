@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use weirmq::protocol::packet::*;
@@ -77,7 +77,7 @@ fn signs_of_life_come_often_enough_and_not_at_all_for_another_process() {
 }
 
 /// Lets one system call of a thread take long: the thread is stuck, and no other is.
-struct Stalled(std::process::Child);
+struct Stalled(Child);
 
 impl Stalled {
     fn new(thread: &str, call: &str) -> Stalled {
@@ -147,23 +147,43 @@ fn a_stuck_shard_or_a_stuck_store_gives_no_sign_of_life() {
     }
 }
 
-/// Runs the broker with a socket as descriptor 3, as systemd would.
-fn activated(
-    socket: TcpListener,
-    config: &str,
-    environment: &str,
-) -> (std::process::Child, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("weirmq.toml");
-    let config = config.replace("{bind}", &socket.local_addr().expect("bound").to_string());
-    std::fs::write(&file, config).expect("written");
-    // The socket comes as standard input, for want of another way to hand it to a child.
-    let script = format!("exec 3<&0 </dev/null; {environment} LISTEN_PID=$$ exec \"$0\" \"$@\"");
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_weirmq")).arg("-c").arg(&file);
-    command.current_dir(folder.path()).stdin(Stdio::from(OwnedFd::from(socket)));
-    let log = std::fs::File::create(folder.path().join("log")).expect("a file");
-    (command.stderr(log).spawn().expect("it starts"), folder)
+/// A broker with a socket as descriptor 3, as systemd would start it. It ends with this.
+struct Activated {
+    broker: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Activated {
+    fn start(socket: TcpListener, config: &str, environment: &str) -> Activated {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("weirmq.toml");
+        let config = config.replace("{bind}", &socket.local_addr().expect("bound").to_string());
+        std::fs::write(&file, config).expect("written");
+        // The socket comes as standard input, for want of another way to hand it to a child.
+        let script = format!("exec 3<&0 </dev/null; {environment} LISTEN_PID=$$ exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_weirmq")).arg("-c").arg(&file);
+        command.current_dir(folder.path()).stdin(Stdio::from(OwnedFd::from(socket)));
+        let log = std::fs::File::create(folder.path().join("log")).expect("a file");
+        Activated { broker: command.stderr(log).spawn().expect("it starts"), folder }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it in peace.
+    fn stop(&mut self) {
+        send_signal(self.broker.id(), "TERM");
+        assert!(self.broker.wait().expect("it ends").success());
+    }
+}
+
+impl Drop for Activated {
+    fn drop(&mut self) {
+        let _ = self.broker.kill();
+        let _ = self.broker.wait();
+    }
 }
 
 const ACTIVATED: &str = "[[listener]]\nbind = \"{bind}\"\nallow_anonymous = true\n";
@@ -175,19 +195,17 @@ fn a_socket_that_was_handed_over_is_used_and_clients_wait_in_it() {
     // It connects before there is a broker, and is served by the one that comes.
     let mut early = Client::open(address, Version::V5);
     let keeper = socket.try_clone().expect("a descriptor");
-    let (mut broker, folder) = activated(socket, ACTIVATED, "LISTEN_FDS=1 LISTEN_FDNAMES=mqtt");
+    let mut broker = Activated::start(socket, ACTIVATED, "LISTEN_FDS=1 LISTEN_FDNAMES=mqtt");
     early.hello("early");
     early.ping();
-    send_signal(broker.id(), "TERM");
-    assert!(broker.wait().expect("it ends").success());
+    broker.stop();
+    let log = broker.log();
+    assert!(!log.contains("WARN"), "{log}");
     // Nobody is refused between two lives of the broker.
     let mut between = Client::open(address, Version::V5);
-    let (mut broker, _folder) = activated(keeper, ACTIVATED, "LISTEN_FDS=1");
+    let mut broker = Activated::start(keeper, ACTIVATED, "LISTEN_FDS=1");
     between.hello("between");
-    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
-    assert!(!log.contains("WARN"), "{log}");
-    send_signal(broker.id(), "TERM");
-    assert!(broker.wait().expect("it ends").success());
+    broker.stop();
 }
 
 #[test]
@@ -195,30 +213,25 @@ fn a_socket_is_found_by_its_name_whatever_its_address_is() {
     let socket = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = socket.local_addr().expect("bound");
     let named = "[[listener]]\nbind = \"127.0.0.1:0\"\nsocket_name = \"outer\"\nallow_anonymous = true\n";
-    let (mut broker, folder) = activated(socket, named, "LISTEN_FDS=1 LISTEN_FDNAMES=outer");
+    let mut broker = Activated::start(socket, named, "LISTEN_FDS=1 LISTEN_FDNAMES=outer");
     Client::connect(address, Version::V5, "client").ping();
-    send_signal(broker.id(), "TERM");
-    assert!(broker.wait().expect("it ends").success());
-    let log = std::fs::read_to_string(folder.path().join("log")).expect("a log");
+    broker.stop();
+    let log = broker.log();
     assert!(log.contains(&format!("listening address={address}")) && !log.contains("WARN"), "{log}");
     // A name that another listener has not asked for is as good as none.
     let socket = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
-    let (mut broker, folder) = activated(socket, named, "LISTEN_FDS=1 LISTEN_FDNAMES=inner");
-    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-    eventually("it is said", || log().contains("name=\"inner\""));
-    eventually("it listens elsewhere", || log().contains("listening address"));
-    send_signal(broker.id(), "TERM");
-    assert!(broker.wait().expect("it ends").success());
+    let mut broker = Activated::start(socket, named, "LISTEN_FDS=1 LISTEN_FDNAMES=inner");
+    eventually("it is said", || broker.log().contains("name=\"inner\""));
+    eventually("it listens elsewhere", || broker.log().contains("listening address"));
+    broker.stop();
 }
 
 #[test]
 fn a_socket_that_no_listener_has_is_named_in_the_log() {
     let socket = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let other = ACTIVATED.replace("{bind}", "127.0.0.1:0");
-    let (mut broker, folder) = activated(socket, &other, "LISTEN_FDS=1");
-    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-    eventually("it is said", || log().contains("no listener has its address"));
-    eventually("it listens elsewhere", || log().contains("listening address"));
-    send_signal(broker.id(), "TERM");
-    assert!(broker.wait().expect("it ends").success());
+    let mut broker = Activated::start(socket, &other, "LISTEN_FDS=1");
+    eventually("it is said", || broker.log().contains("no listener has its address"));
+    eventually("it listens elsewhere", || broker.log().contains("listening address"));
+    broker.stop();
 }
