@@ -104,8 +104,8 @@ pub struct Driver {
     /// QoS 1 and 2 deliveries that the client has not been sent, in order.
     waiting: VecDeque<(u64, QoS)>,
     outstanding: Vec<Outstanding>,
-    /// QoS 2 identifiers that the client has published and not released.
-    publishing: Vec<PacketId>,
+    /// QoS 2 identifiers that the client has published and not released, and in which connection it did so last.
+    publishing: Vec<(PacketId, u32)>,
     due: VecDeque<(Due, Ticket)>,
     /// Deliveries at QoS 1 and 2 that were finished.
     pub finished: u64,
@@ -328,8 +328,11 @@ impl Driver {
             payload: b"x",
         };
         let pending = self.due.iter().filter(|(due, _)| matches!(due, Due::PubAck(_))).count();
-        let known = qos == QoS::ExactlyOnce && packet_id.is_some_and(|id| self.publishing.contains(&id));
-        let full = self.version == Version::V5 && self.publishing.len() + pending >= 20;
+        let before = self.publishing.iter().position(|(id, _)| Some(*id) == packet_id);
+        let before = before.filter(|_| qos == QoS::ExactlyOnce);
+        let current = self.publishing.iter().filter(|(_, connection)| *connection == self.generation).count();
+        let counted = before.is_some_and(|at| self.publishing[at].1 == self.generation);
+        let full = self.version == Version::V5 && !counted && current + pending >= 20;
         let mut outcome = None;
         self.act(|session, cx| outcome = Some(session.receive(Packet::Publish(publish), cx)));
         let Some(packet_id) = packet_id else {
@@ -337,15 +340,18 @@ impl Driver {
         };
         match outcome.expect("received") {
             Err(error) => {
-                assert!(full && !known && error.reason == ReasonCode::ReceiveMaximumExceeded, "{error}");
+                assert!(full && error.reason == ReasonCode::ReceiveMaximumExceeded, "{error}");
                 self.detach();
             }
             Ok(Action::None) => {
-                assert!(known, "only a repeat is not published again");
+                let at = before.expect("only a repeat is not published again");
+                assert!(!full, "a repeat counts in each connection");
+                self.publishing[at].1 = self.generation;
                 self.due.push_back((Due::PubRec(packet_id), Ticket(0)));
             }
             Ok(Action::Publish(_, Some(_))) => {
-                assert!(!known && !full, "a repeat is published once");
+                assert!(before.is_none(), "a repeat is published once");
+                assert!(!full, "more than Receive Maximum");
                 let ticket = self.store.push(Record::Released(OWN, packet_id));
                 let success = ReasonCode::Success;
                 self.act(|session, cx| {
@@ -357,7 +363,7 @@ impl Driver {
                 });
                 match qos {
                     QoS::ExactlyOnce => {
-                        self.publishing.push(packet_id);
+                        self.publishing.push((packet_id, self.generation));
                         self.due.push_back((Due::PubRec(packet_id), ticket));
                     }
                     _ => self.due.push_back((Due::PubAck(packet_id), ticket)),
@@ -371,8 +377,9 @@ impl Driver {
         let packet_id = PacketId::new(1 + u16::from(argument) % 16).unwrap_or(PacketId::MIN);
         let pushed = self.store.pushed;
         self.act(|session, cx| assert!(session.receive(Packet::PubRel(ack(packet_id)), cx).is_ok()));
-        let known = self.publishing.contains(&packet_id);
-        self.publishing.retain(|id| *id != packet_id);
+        let before = self.publishing.len();
+        self.publishing.retain(|(id, _)| *id != packet_id);
+        let known = self.publishing.len() < before;
         assert_eq!(self.store.pushed, pushed + u64::from(known), "a release is recorded once");
         let ticket = if known { Ticket(self.store.pushed) } else { Ticket(0) };
         self.due.push_back((Due::PubComp(packet_id), ticket));
